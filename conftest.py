@@ -1,0 +1,5 @@
+"""For all tests of this repository."""
+
+from __future__ import annotations
+
+pytest_plugins = ["pytester"]

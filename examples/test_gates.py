@@ -1,0 +1,25 @@
+"""The first gates of a team that ships SmolLM2-135M: is it still good, fast and small enough?"""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.quant(formats=["int8", "nf4"], reference="fp32")
+
+
+@pytest.mark.perplexity_delta(max_ratio=1.40)
+@pytest.mark.memory_budget(max_ratio=0.45)
+def test_good_and_small(quant_model):
+    assert "Paris" in quant_model.generate("The capital of France is")
+
+
+@pytest.mark.throughput_ratio(min=0.25, phase="decode")
+@pytest.mark.throughput_ratio(min=0.25, phase="prefill", prompt_tokens=128)
+def test_fast(quant_model):
+    assert quant_model.proof.quantized_weight_share == 1.0
+
+
+def test_by_hand(quant_measure):
+    """The same measurements as assertions of one's own."""
+    assert quant_measure.memory_budget("nf4") < quant_measure.memory_budget("int8")
+    assert quant_measure.perplexity_delta("int8") < quant_measure.perplexity_delta("nf4")

@@ -1,0 +1,58 @@
+"""The command ``pytest-quant``. Exit codes: 0 all held, 1 a gate broke, 2 could not judge."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from pytest_quant import __version__
+from pytest_quant.errors import QuantError, UsageError
+from pytest_quant.hardware import Device, detect, matrix, specs
+
+SIX = ("H100 SXM5", "A100", "A10G", "L40S", "RTX 4090", "RTX 3090")
+"""The GPUs of the table that is widely copied."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand and return the exit code."""
+    told = _parser().parse_args(arguments)
+    try:
+        code: int = told.run(told)
+    except QuantError as error:
+        print(f"pytest-quant: {error}", file=sys.stderr)
+        return 2
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pytest-quant", description="Quantization regression testing of language models.")
+    parser.add_argument("--version", action="version", version=f"pytest-quant {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("matrix", help="which format runs on which units of which device")
+    command.add_argument("--device", metavar="NAME", action="append", help="a device (may be repeated); 'here' is this one")
+    command.add_argument("--matrix", metavar="NAME", default="corrected", help="corrected (default), lesson or a TOML file")
+    command.add_argument("--diff", metavar="NAME", help="print the cells in which another matrix differs, with sources")
+    command.set_defaults(run=_matrix)
+    return parser
+
+
+def _matrix(told: argparse.Namespace) -> int:
+    from pytest_quant.report.matrix import render_differences, render_matrix
+
+    table = matrix.load(told.matrix)
+    devices = [(name, _device(name)) for name in told.device or SIX]
+    if told.diff is None:
+        print(render_matrix(table, devices))
+    else:
+        print(render_differences(table, matrix.load(told.diff), devices))
+    return 0
+
+
+def _device(name: str) -> Device:
+    if name == "here":
+        return detect()
+    found = specs.device(name)
+    if found is None:
+        raise UsageError(f"no specification of the device {name!r}; known are 'here', {', '.join(specs.names())}")
+    return found

@@ -1,0 +1,1 @@
+"""Texts and protocols: which windows are scored, and under which identity."""

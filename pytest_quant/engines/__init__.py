@@ -1,0 +1,1 @@
+"""What executes a model: load, score windows, generate, account for memory."""

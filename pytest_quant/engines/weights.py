@@ -1,0 +1,55 @@
+"""What a model's files say about its weights, without opening the model."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from pytest_quant.formats.format import Format
+
+_EMBEDDINGS = ("embed", "wte", "wpe", "lm_head", "word_embeddings", "embed_out")
+
+
+@dataclass(frozen=True)
+class WeightCount:
+    """Numbers of weights: those that formats quantize, and the rest (embeddings, head, norms, biases)."""
+
+    eligible: int
+    rest: int
+
+    def bytes_in(self, format: Format, rest_bits: int) -> int:
+        """Predicted bytes in a format, the rest kept in ``rest_bits``."""
+        bits = format.bits_per_weight if format.quantized else float(format.weights.num_bits)
+        kept = rest_bits if format.quantized else format.weights.num_bits
+        return round(self.eligible * bits / 8 + self.rest * kept / 8)
+
+
+def count_weights(folder: Path) -> WeightCount | None:
+    """Counted from the headers of the safetensors files; ``None`` where there are none to read."""
+    eligible = rest = 0
+    files = sorted(folder.glob("*.safetensors"))
+    try:
+        for name, shape in (pair for file in files for pair in _tensors(file)):
+            if len(shape) >= 2 and not any(part in name for part in _EMBEDDINGS):
+                eligible += prod(shape)
+            else:
+                rest += prod(shape)
+    except (OSError, ValueError, KeyError, struct.error):
+        return None
+    return WeightCount(eligible, rest) if eligible else None
+
+
+def _tensors(file: Path) -> Iterator[tuple[str, list[int]]]:
+    """Name and shape of each tensor: 8 bytes of header length, then JSON (the safetensors format)."""
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        if length > 100_000_000:
+            raise ValueError("not a safetensors header")
+        header = json.loads(stream.read(length))
+    for name, entry in header.items():
+        if name != "__metadata__":
+            yield name, entry["shape"]

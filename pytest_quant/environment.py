@@ -1,0 +1,97 @@
+"""The surroundings of a run, kept beside measurements for people; they never decide a comparison."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pytest_quant.hardware import Device
+
+_PACKAGES = ("pytest-quant", "torch", "transformers", "bitsandbytes", "accelerate", "numpy")
+
+
+def describe_hardware(device: Device) -> dict[str, Any]:
+    """The device as plain data; what is unknown is absent."""
+    described: dict[str, Any] = {
+        "key": device.key,
+        "kind": device.kind,
+        "vendor": device.vendor,
+        "name": device.name,
+        "architecture": device.architecture,
+        "count": device.count,
+    }
+    if device.features:
+        described["features"] = sorted(device.features)
+    if device.compute_capability is not None:
+        described["compute_capability"] = list(device.compute_capability)
+    for name in ("memory_bytes", "bandwidth", "bandwidth_source", "driver", "partition"):
+        if getattr(device, name) is not None:
+            described[name] = getattr(device, name)
+    if device.notes:
+        described["notes"] = list(device.notes)
+    return described
+
+
+def packages() -> dict[str, str]:
+    """Versions of the libraries that decide what is measured; Python's own beside them."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def now() -> str:
+    """UTC, to the second."""
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def commit(start: Path | None = None) -> str | None:
+    """The commit that is checked out here, read from files; None outside a repository."""
+    if sha := os.environ.get("GITHUB_SHA") or os.environ.get("CI_COMMIT_SHA"):
+        return sha
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        git = folder / ".git"
+        try:
+            if git.is_file():
+                git = (folder / git.read_text(encoding="utf-8").partition("gitdir:")[2].strip()).resolve()
+            if not (git / "HEAD").is_file():
+                continue
+            head = (git / "HEAD").read_text(encoding="utf-8").strip()
+            return _resolve(git, head.removeprefix("ref: ")) if head.startswith("ref: ") else head
+        except (OSError, UnicodeDecodeError):
+            return None
+    return None
+
+
+def _resolve(git: Path, ref: str) -> str | None:
+    common = git
+    if (git / "commondir").is_file():
+        common = (git / (git / "commondir").read_text(encoding="utf-8").strip()).resolve()
+    for base in (git, common):
+        if (base / ref).is_file():
+            return (base / ref).read_text(encoding="utf-8").strip()
+    packed = common / "packed-refs"
+    if packed.is_file():
+        for line in packed.read_text(encoding="utf-8").splitlines():
+            if line.endswith(" " + ref):
+                return line.split()[0]
+    return None
+
+
+def for_people(hardware: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept beside a recorded measurement."""
+    kept: dict[str, Any] = {"date": now(), "packages": packages()}
+    if (sha := commit()) is not None:
+        kept["commit"] = sha
+    if "driver" in hardware:
+        kept["driver"] = hardware["driver"]
+    return kept

@@ -1,0 +1,37 @@
+"""What can go wrong, in the words that a user reads.
+
+Every message says what was wrong, where, and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class QuantError(Exception):
+    """Base of all errors that pytest-quant raises on purpose."""
+
+
+class UsageError(QuantError):
+    """A marker, an option or a file says something that cannot be understood."""
+
+
+class Unsupported(QuantError):
+    """The device, the libraries or the memory cannot run a format: a skip.
+
+    The three parts are what was asked, what was found and what would be needed.
+    """
+
+    def __init__(self, asked: str, found: str, needed: str) -> None:
+        self.asked, self.found, self.needed = asked, found, needed
+        super().__init__(f"asked: {asked}; found: {found}; needed: {needed}")
+
+
+class NotMeasured(QuantError):
+    """A measurement could not be made, so no gate on it can pass."""
+
+
+class ProofFailed(NotMeasured):
+    """The loaded model is not in the format that it was asked to be in."""
+
+
+class NotFinite(NotMeasured):
+    """The quantized model produced NaN or infinity."""

@@ -1,0 +1,120 @@
+"""The fixtures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_quant.errors import Unsupported, UsageError
+from pytest_quant.run import ASKED, Run
+from pytest_quant.targets import FORMAT_FIXTURES
+
+if TYPE_CHECKING:
+    from pytest_quant.gates.measurement import Measurement
+    from pytest_quant.hardware import Device
+    from pytest_quant.hardware.matrix import Support
+    from pytest_quant.model import ModelHandle
+
+RUN = pytest.StashKey[Run]()
+
+
+@pytest.fixture(scope="session")
+def quant_hardware(pytestconfig: pytest.Config) -> Device:
+    """The device that models run on here."""
+    return pytestconfig.stash[RUN].session.device
+
+
+@pytest.fixture(scope="session")
+def quant_support(pytestconfig: pytest.Config) -> Callable[[str], Support]:
+    """Ask the support matrix: ``quant_support("fp8").status`` is native, dequantized or unsupported."""
+    from pytest_quant.formats import registry
+
+    session = pytestconfig.stash[RUN].session
+    return lambda name: session.matrix.support(registry.get(name), session.device)
+
+
+@pytest.fixture
+def quant_format(request: pytest.FixtureRequest) -> str:
+    """The name of the format that the test runs in."""
+    raise UsageError(f"{request.node.nodeid}: only test functions can be run in formats")
+
+
+@pytest.fixture
+def quant_model(request: pytest.FixtureRequest, quant_format: str) -> ModelHandle:
+    """The test's model in the format that the test runs in, loaded and proven."""
+    return _model(request, quant_format)
+
+
+@pytest.fixture
+def reference_model(request: pytest.FixtureRequest) -> ModelHandle:
+    """The unquantized model that deltas are taken against."""
+    return _model(request, None)
+
+
+@pytest.fixture
+def quant_measure(request: pytest.FixtureRequest) -> Measure:
+    """The measurements of the gates, made in the test's body."""
+    return Measure(request)
+
+
+class Measure:
+    """``quant_measure.perplexity_delta("nf4") <= 1.0``: each method takes a format and the marker's parameters.
+
+    What is measured so is compared with the baseline after the body, as a gate without a limit.
+    """
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self._request = request
+
+    def perplexity_delta(self, format: str) -> Measurement:
+        """``perplexity(format) - perplexity(reference)``."""
+        return self._measure("perplexity_delta", format, {})
+
+    def throughput_ratio(self, format: str, **parameters: Any) -> Measurement:
+        """``tokens/s(format) / tokens/s(reference)``; parameters as the marker's (phase, batch_size, ...)."""
+        return self._measure("throughput_ratio", format, parameters)
+
+    def memory_budget(self, format: str, **parameters: Any) -> Measurement:
+        """Bytes; parameters as the marker's (of, batch_size, context)."""
+        return self._measure("memory_budget", format, parameters)
+
+    def _measure(self, metric: str, format: str, parameters: dict[str, Any]) -> Measurement:
+        from pytest_quant import markers
+
+        item = self._request.node
+        run = self._request.config.stash[RUN]
+        target = run.target(item)
+        assert target is not None  # a test that uses this fixture always has one
+        gate = markers.gate(metric, parameters, limits_required=False)
+        try:
+            measurement = run.session.measure(target.spec, format, gate)
+        except Unsupported as reason:
+            pytest.skip(f"{format}: {reason}")
+        item.stash.setdefault(ASKED, []).append((format, gate))
+        return measurement
+
+
+def _model(request: pytest.FixtureRequest, format: str | None) -> ModelHandle:
+    """The test's model in a format, None for the reference's; skips where it cannot run."""
+    run = request.config.stash[RUN]
+    target = run.target(request.node)
+    assert target is not None  # a test that uses one of these fixtures always has one
+    name = target.spec.reference if format is None else format
+    try:
+        return run.session.model(target.spec, name)
+    except Unsupported as reason:
+        pytest.skip(f"{name}: {reason}")
+
+
+def _fixture_of(format: str) -> Any:
+    def model(request: pytest.FixtureRequest) -> ModelHandle:
+        return _model(request, format)
+
+    model.__doc__ = f"The test's model in {format}, loaded and proven."
+    return model
+
+
+for _name, _format in FORMAT_FIXTURES.items():
+    globals()[_name] = pytest.fixture(_fixture_of(_format), name=_name)

@@ -1,0 +1,1 @@
+"""What each format is, which backend realizes it, how it proves itself."""

@@ -1,0 +1,102 @@
+"""A measurement: a number with its uncertainty, unit, sample and identity. Immutable."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import total_ordering
+from types import MappingProxyType
+from typing import Any
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A value with its interval; an exact one has ``low == value == high``."""
+
+    value: float
+    low: float
+    high: float
+    unit: str
+
+    @classmethod
+    def exact(cls, value: float, unit: str) -> Quantity:
+        return cls(value, value, value, unit)
+
+    @property
+    def is_exact(self) -> bool:
+        return self.low == self.high
+
+
+@total_ordering
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """One measured metric of one format of one model.
+
+    ``quantities`` holds what limits may be set on; ``main`` names the one that the metric is known by. A
+    measurement compares with numbers by that value and prints with its interval.
+    """
+
+    metric: str
+    model: str
+    format: str
+    engine: str
+    main: str
+    quantities: Mapping[str, Quantity]
+    identity: Mapping[str, Any]
+    reference: str | None = None
+    confidence: float | None = None
+    """Of the intervals; None where all of them are exact."""
+    windows: tuple[int, int] | None = None
+    """Used, and there in all."""
+    figures: Mapping[str, float] = field(default_factory=lambda: _NOTHING)
+    """Numbers beside it: the format's value, the reference's, a standard error."""
+    scores: tuple[float, ...] | None = None
+    """The format's mean NLL of each window, nats, in the drawn order."""
+    reference_scores: tuple[float, ...] | None = None
+    tokens: tuple[int, ...] | None = None
+    """Predicted tokens of each window."""
+    proof: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+
+    @property
+    def quantity(self) -> Quantity:
+        return self.quantities[self.main]
+
+    @property
+    def value(self) -> float:
+        return self.quantity.value
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __eq__(self, other: object) -> bool:
+        number = _number(other)
+        return NotImplemented if number is None else self.value == number
+
+    def __lt__(self, other: object) -> bool:
+        number = _number(other)
+        if number is None:
+            return NotImplemented
+        if math.isnan(number):
+            raise ValueError(f"{self.metric} compared with NaN: no limit can be NaN")
+        return self.value < number
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    def __str__(self) -> str:
+        quantity = self.quantity
+        spread = "exact" if quantity.is_exact else f"{quantity.low:.4g} to {quantity.high:.4g}"
+        sample = "" if self.windows is None else f", {self.windows[0]} of {self.windows[1]} windows"
+        return f"{quantity.value:.4g} {quantity.unit} [{spread}{sample}]"
+
+    def __repr__(self) -> str:
+        return f"<{self.metric} of {self.format}: {self}>"
+
+
+def _number(other: object) -> float | None:
+    if isinstance(other, (int, float, Measurement)) and not isinstance(other, bool):
+        return float(other)
+    return None

@@ -1,0 +1,135 @@
+"""What a run found in the end: the outcomes of tests, and what of them is written to baselines.
+
+One process keeps it: workers send their outcomes as plain data with their test reports.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytest_quant import baseline
+from pytest_quant.environment import for_people, now
+
+Payload = dict[str, Any]
+"""``{"record": ..., "entry": ... or None, "question": ..., "breaks": ...}`` of one judged gate."""
+
+
+@dataclass
+class Ledger:
+    """Outcomes by test, in the order in which tests ended; a rerun replaces what its test said before."""
+
+    outcomes: dict[str, list[Payload]] = field(default_factory=dict)
+    skipped: dict[str, Payload] = field(default_factory=dict)
+    passed: set[str] = field(default_factory=set)
+    hardware: dict[str, Any] = field(default_factory=dict)
+    started: str = field(default_factory=now)
+
+    @property
+    def records(self) -> list[Payload]:
+        return [payload["record"] for payloads in self.outcomes.values() for payload in payloads]
+
+    @property
+    def measured_formats(self) -> set[str]:
+        """Formats of which at least one number was really measured."""
+        return {record["format"] for record in self.records if "value" in record}
+
+    def note(self, test: str, payloads: list[Payload], hardware: Mapping[str, Any], *, passed: bool) -> None:
+        """The outcomes of a test's call phase; of a test that did not pass nothing is ever recorded."""
+        self.outcomes[test] = payloads
+        self.hardware = dict(hardware)
+        self.skipped.pop(test, None)
+        self.passed.add(test) if passed else self.passed.discard(test)
+
+    def note_skip(self, test: str, format: str | None, reason: str) -> None:
+        entry = {"test": test, "reason": reason}
+        if format is not None:
+            entry["format"] = format
+        self.skipped[test] = entry
+
+    def note_failure(self, test: str) -> None:
+        """The test failed after its gates, in its teardown say."""
+        self.passed.discard(test)
+
+    def settle(self) -> None:
+        """Correct the records of values that would have been recorded, had their test passed."""
+        for test, payloads in self.outcomes.items():
+            for payload in payloads if test not in self.passed else ():
+                payload["entry"] = None
+                said = payload["record"].get("baseline")
+                if said is not None and said["verdict"] == "new":
+                    said.update(verdict="missing", reason="not recorded: the test did not pass")
+
+    def write(self, root: Path) -> list[str]:
+        """Merge what may be recorded into the baselines, one file a model. Returns a line for each file written.
+
+        Raises :class:`~pytest_quant.baseline.BaselineError`; what was written before it stays.
+        """
+        by_model: dict[str, list[baseline.Entry]] = {}
+        recorded = for_people(self.hardware)
+        for test in self.outcomes:
+            for payload in self.outcomes[test] if test in self.passed else ():
+                if payload["entry"] is not None:
+                    entry = _entry(payload["entry"], {**recorded, "test": test})
+                    by_model.setdefault(payload["record"]["model"], []).append(entry)
+        lines = []
+        for model, entries in sorted(by_model.items()):
+            path = baseline.path_for(root, self.hardware["key"], model)
+            merged = baseline.merge(baseline.read(path), _identity_of(self.hardware), model, entries)
+            if baseline.write(path, merged):
+                lines.append(f"{_counted(len(entries))} recorded in {_relative(path)}")
+        return lines
+
+    def prune(self, root: Path, known_tests: Collection[str], collected_files: Collection[str]) -> list[str]:
+        """Drop, from the files of the models and the hardware of this run, entries that were superseded by another
+        identity measured now, and those of tests that are gone. What was skipped, deselected or failed stays."""
+        lines = []
+        passed = [p for test in self.passed for p in self.outcomes.get(test, ()) if "identity" in p["record"]]
+        for model in sorted({payload["record"]["model"] for payload in passed}):
+            path = baseline.path_for(root, self.hardware["key"], model)
+            file = baseline.read(path)
+            if file is None:
+                continue
+            current = [p for p in passed if p["record"]["model"] == model]
+            fresh = {(p["record"]["metric"], p["record"]["format"], _hash(p)) for p in current}
+            questions = {(p["record"]["format"], baseline.canonical(p["question"]["metric"])) for p in current}
+
+            def keep(entry: baseline.Entry, fresh: Any = fresh, questions: Any = questions) -> bool:
+                if (entry.metric, entry.format, baseline.identity_hash(entry.identity)) in fresh:
+                    return True
+                if (entry.format, baseline.canonical(entry.identity.get("metric", {}))) in questions:
+                    return False
+                test = str(entry.recorded.get("test", ""))
+                return not test or test in known_tests or test.split("::")[0] not in collected_files
+
+            pruned = baseline.prune(file, keep)
+            gone = len(file.entries) - len(pruned.entries)
+            if gone:
+                baseline.write(path, pruned)
+                lines.append(f"{_counted(gone)} pruned from {_relative(path)}")
+        return lines
+
+
+def _hash(payload: Payload) -> str:
+    return baseline.identity_hash(payload["record"]["identity"])
+
+
+def _entry(data: Mapping[str, Any], recorded: Mapping[str, Any]) -> baseline.Entry:
+    lists = {name: tuple(data[name]) for name in ("scores", "reference_scores") if data[name] is not None}
+    return baseline.Entry(**{**data, **lists, "recorded": recorded})
+
+
+def _identity_of(hardware: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: hardware[name] for name in ("key", "name", "count", "architecture")}
+
+
+def _relative(path: Path) -> str:
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def _counted(count: int) -> str:
+    return "1 measurement" if count == 1 else f"{count} measurements"

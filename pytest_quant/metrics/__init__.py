@@ -1,0 +1,1 @@
+"""Measurement of perplexity, throughput and memory."""

@@ -1,0 +1,113 @@
+"""The models that a run holds: each loaded once, proven, and given back when no longer needed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from pytest_quant.engines import memory, transformers
+from pytest_quant.engines.source import ModelSource
+from pytest_quant.engines.weights import count_weights
+from pytest_quant.errors import QuantError, Unsupported
+from pytest_quant.formats import registry
+from pytest_quant.formats.backend import backend, missing_packages
+from pytest_quant.formats.backends.torch_native import DTYPES
+from pytest_quant.formats.format import Format
+from pytest_quant.hardware import Device
+from pytest_quant.hardware.matrix import Matrix, Support, explain_skip
+from pytest_quant.model import ModelHandle
+from pytest_quant.progress import Progress
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a test says about its model, its format apart."""
+
+    source: ModelSource
+    reference: str = "fp16"
+    engine: str = transformers.NAME
+    require_native: bool | None = None
+    """None: formats that quantize activations need native units; True: every format does; False: none."""
+
+    @property
+    def compute_dtype(self) -> str:
+        """What quantized formats compute in: the reference's type, so that quantization is the only difference."""
+        return DTYPES.get(self.reference, "float16")
+
+
+def check(spec: ModelSpec, format: Format, device: Device, matrix: Matrix) -> Support:
+    """Whether the device and the libraries can run the format; raises :class:`Unsupported` with the three parts."""
+    if spec.engine != transformers.NAME:
+        raise Unsupported(
+            asked=f"{format.name} on the engine {spec.engine}",
+            found="this version of pytest-quant does not know that engine yet",
+            needed='engine="transformers"',
+        )
+    if absent := missing_packages(format):
+        raise absent
+    support = matrix.support(format, device, require_native=spec.require_native)
+    if support.status == "unsupported":
+        raise explain_skip(format, device, support)
+    return support
+
+
+class Models:
+    """Loads on demand, holds until told otherwise."""
+
+    def __init__(self, device: Device, matrix: Matrix, progress: Progress) -> None:
+        self._device = device
+        self._matrix = matrix
+        self._progress = progress
+        self._held: dict[tuple[ModelSpec, str], ModelHandle] = {}
+        self._refused: dict[tuple[ModelSpec, str], QuantError] = {}
+
+    def get(self, spec: ModelSpec, format_name: str) -> ModelHandle:
+        """The model in the format. Raises what :func:`check` and the engine's ``load`` raise, the same again
+        when it is asked for again."""
+        key = (spec, format_name)
+        if key in self._refused:
+            raise self._refused[key].with_traceback(None)
+        if key not in self._held:
+            try:
+                self._held[key] = self._load(spec, registry.get(format_name))
+            except QuantError as error:
+                memory.give_back(self._device)
+                self._refused[key] = error
+                raise
+        return self._held[key]
+
+    def keep(self, needed: Collection[tuple[ModelSpec, str]]) -> None:
+        """Give back every model that is not among the needed ones."""
+        gone = [key for key in self._held if key not in needed]
+        for key in gone:
+            self._held.pop(key).release()
+        if gone:
+            memory.give_back(self._device)
+
+    def _load(self, spec: ModelSpec, format: Format) -> ModelHandle:
+        support = check(spec, format, self._device, self._matrix)
+        self._check_fits(spec, format)
+        self._progress.show(f"loading {spec.source.short} in {format.name}")
+        try:
+            loaded = transformers.load(spec.source, format, backend(format), spec.compute_dtype, self._device)
+        finally:
+            self._progress.clear()
+        return ModelHandle(loaded, format, support, spec.source.short)
+
+    def _check_fits(self, spec: ModelSpec, format: Format) -> None:
+        """A skip with the arithmetic where the weights alone exceed what is free."""
+        count = count_weights(spec.source.folder) if spec.source.folder else None
+        free = memory.free_bytes(self._device)
+        if count is None or free is None:
+            return
+        bits = registry.get(spec.reference).weights.num_bits
+        needed = count.bytes_in(format, bits)
+        if needed > free:
+            raise Unsupported(
+                asked=f"{spec.source.short} in {format.name}",
+                found=f"{free / 1e9:.1f} GB free on {self._device.name}",
+                needed=(
+                    f"{needed / 1e9:.1f} GB for the weights ({count.eligible:,} at "
+                    f"{format.bits_per_weight:.2f} bits, {count.rest:,} at {bits} bits)"
+                ),
+            )

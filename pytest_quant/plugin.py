@@ -1,0 +1,152 @@
+"""pytest's hooks, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from pytest_quant import fixtures, markers, options, targets
+from pytest_quant.errors import QuantError, UsageError
+from pytest_quant.fixtures import RUN
+from pytest_quant.run import GateFailure, Run, order
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    options.add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    markers.register(config)
+    run = config.stash[RUN] = Run(config)
+    config.pluginmanager.register(fixtures, "quant-fixtures")
+    config.pluginmanager.register(Listener(run), "quant-listener")
+    if any(name.startswith("quant_") and value for name, value in vars(config.option).items()):
+        _ = run.options  # a mistake on the command line is said before anything is collected
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    function, fixtures = metafunc.definition, metafunc.fixturenames
+    if not targets.concerns(function, fixtures):
+        return
+    told = metafunc.config.stash[RUN].options
+    try:
+        formats = targets.formats_to_parametrize(function, fixtures, told)
+        for chosen in [(name,) for name in formats] or [targets.formats_by_fixture(fixtures)]:
+            targets.resolve(function, fixtures, chosen, told)
+    except UsageError as error:
+        pytest.fail(f"{function.nodeid}: {error}", pytrace=False)
+    if formats:
+        if targets.FORMAT not in fixtures:
+            fixtures.append(targets.FORMAT)
+        metafunc.parametrize(targets.FORMAT, formats)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    run = config.stash[RUN]
+    wanted = []
+    for item in items:
+        try:
+            wanted.append(run.target(item))
+        except UsageError as error:
+            raise pytest.UsageError(f"{item.nodeid}: {error}") from None
+    if not any(wanted):
+        return
+    run.known_tests.update(item.nodeid for item in items)
+    selected = run.options.selected
+    out = [
+        item
+        for item, target in zip(items, wanted, strict=True)
+        if target and selected and target.formats and not set(target.formats) & set(selected)
+    ]
+    if out:
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if item not in out]
+    items[:] = order(items, [run.target(item) for item in items])
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.config.stash[RUN].known_tests.add(item.nodeid)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    run = session.config.stash[RUN]
+    if not session.config.getoption("quant_plan") or session.testsfailed:
+        return None
+    from pytest_quant.report.plan import show
+
+    show(run, session.items)
+    return True
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.config.stash[RUN].check(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    __tracebackhide__ = True
+    result = yield
+    item.config.stash[RUN].judge(item)
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, Any, Any]:
+    try:
+        return (yield)
+    finally:
+        item.config.stash[RUN].release(nextitem)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[Any]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    run = item.config.stash[RUN]
+    error = call.excinfo.value if call.excinfo is not None else None
+    if isinstance(error, (GateFailure, QuantError)) and report.failed:
+        assert call.excinfo is not None
+        report.longrepr = call.excinfo.getrepr(style="value")
+    if run.target(item) is None or call.when == "teardown":
+        return report
+    if isinstance(error, QuantError):
+        run.refuse(item, error)
+    if call.when == "call" or not report.passed:
+        report.quant = run.payload(item)
+    return report
+
+
+class Listener:
+    """Hears every test's report in the process that keeps the ledger; workers only send theirs."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._run.hear(report)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    run = session.config.stash[RUN]
+    if hasattr(session.config, "workerinput") or not run.used:
+        return
+    run.finish(complete=exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED))
+    if run.troubles and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    run = config.stash[RUN]
+    if run.ledger.records or run.ledger.skipped or run.troubles or run.messages:
+        from pytest_quant.report.terminal import summarize
+
+        summarize(terminalreporter, run.ledger, run.messages, run.troubles)

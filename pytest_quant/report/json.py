@@ -1,0 +1,42 @@
+"""The run record: the whole run as JSON, of a documented and versioned shape (docs/run-record.md)."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from pytest_quant import environment
+from pytest_quant.ledger import Ledger
+
+SCHEMA = 1
+
+
+def run_record(ledger: Ledger) -> dict[str, Any]:
+    """The record of a finished run."""
+    surroundings: dict[str, Any] = {
+        "hardware": ledger.hardware,
+        "packages": environment.packages(),
+        "started": ledger.started,
+    }
+    if (sha := environment.commit()) is not None:
+        surroundings["commit"] = sha
+    return {
+        "schema": SCHEMA,
+        "environment": surroundings,
+        "measurements": ledger.records,
+        "skipped": list(ledger.skipped.values()),
+    }
+
+
+def write(path: Path, ledger: Ledger) -> None:
+    """Write the record in one piece; :class:`OSError` if the system refuses, and then nothing is left behind."""
+    text = json.dumps(run_record(ledger), indent=1, sort_keys=True, allow_nan=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

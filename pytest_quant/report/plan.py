@@ -1,0 +1,64 @@
+"""The plan as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from pytest_quant.errors import QuantError
+from pytest_quant.hardware import Device
+from pytest_quant.plan import Planned, plan
+from pytest_quant.report.figures import shown_bytes
+from pytest_quant.run import Run
+
+
+def show(run: Run, items: Sequence[pytest.Item]) -> None:
+    """Print what the collected tests would do, on this device or on the one that was named."""
+    reporter = run.config.pluginmanager.getplugin("terminalreporter")
+    try:
+        device, here = planned_device(run)
+        matrix = run.session.matrix
+    except QuantError as error:
+        raise pytest.UsageError(str(error)) from None
+    reporter.section("quantization plan", sep="=")
+    reporter.write_line(describe(device))
+    for item in items:
+        target = run.target(item)
+        if target is None:
+            continue
+        for line in plan(item.nodeid, target.spec, target.formats, device, matrix, here=here):
+            reporter.write_line(render(line), yellow=line.skip is not None, green=line.skip is None)
+
+
+def planned_device(run: Run) -> tuple[Device, bool]:
+    """The device that the plan is for, and whether it is the one here. :class:`QuantError` for an unknown name."""
+    name = run.options.plan_device
+    if name is None:
+        return run.session.device, True
+    from pytest_quant.errors import UsageError
+    from pytest_quant.hardware import specs
+
+    device = specs.device(name)
+    if device is None:
+        raise UsageError(f"--quant-device: no specification of {name!r}; known are {', '.join(specs.names())}")
+    return device, False
+
+
+def describe(device: Device) -> str:
+    """The device and what the predictions are made of."""
+    memory = "unknown memory" if device.memory_bytes is None else shown_bytes(device.memory_bytes)
+    bandwidth = "unknown bandwidth" if device.bandwidth is None else f"{device.bandwidth / 1e9:,.0f} GB/s"
+    return f"{device}: {memory}, {bandwidth}"
+
+
+def render(line: Planned) -> str:
+    """One line of the plan."""
+    if line.skip is not None:
+        return f"skip  {line.test}  {line.format}: {line.skip}"
+    said = [f"run   {line.test}  {line.format}: {line.status}"]
+    if line.weight_bytes is not None:
+        said.append(f"weights {shown_bytes(line.weight_bytes)}")
+    if line.seconds_per_token is not None:
+        said.append(f"decode at best {1e3 * line.seconds_per_token:.3g} ms a token (bandwidth)")
+    return ", ".join(said)

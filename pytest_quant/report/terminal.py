@@ -1,0 +1,101 @@
+"""The table at the end of a run: readable at 80 columns and without colour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import pytest
+
+from pytest_quant.ledger import Ledger
+from pytest_quant.report.figures import shown_value
+
+_HEADERS = ("format", "metric", "value", "limit", "baseline", "verdict")
+_COLOURS = {
+    "passed": {"green": True},
+    "improved": {"green": True, "bold": True},
+    "new": {"cyan": True},
+    "inconclusive": {"yellow": True},
+    "not-measured": {"red": True, "bold": True},
+    "missing": {"yellow": True, "bold": True},
+    "incomparable": {"yellow": True, "bold": True},
+    "regressed": {"red": True, "bold": True},
+    "failed": {"red": True, "bold": True},
+}
+_LOUDEST = ("failed", "not-measured", "regressed", "missing", "incomparable", "inconclusive", "new", "improved", "passed")
+
+
+def summarize(
+    reporter: pytest.TerminalReporter, ledger: Ledger, messages: Sequence[str], troubles: Sequence[str]
+) -> None:
+    """Write the table, then what was written to files, then what keeps the run from being green."""
+    reporter.section("quantization", sep="=")
+    if ledger.hardware:
+        reporter.write_line(f"on {ledger.hardware['name']} ({ledger.hardware['architecture']})")
+    rows = [(_title(record), _row(record)) for record in ledger.records]
+    widths = [max(len(cells[i]) for cells in (_HEADERS, *(row for _, row in rows))) for i in range(len(_HEADERS))]
+    for title, group in groupby(rows, key=lambda row: row[0]):
+        reporter.write_line("")
+        reporter.write_line(title)
+        reporter.write_line(_line(_HEADERS, widths), light=True)
+        for _, row in group:
+            reporter.write(_line((*row[:-1], ""), widths).rstrip() + "  ")
+            reporter.write_line(row[-1], **_COLOURS[row[-1]])
+    for record in ledger.records:
+        _explain(reporter, record)
+    if ledger.skipped:
+        reporter.write_line("")
+        for skip in ledger.skipped.values():
+            reporter.write_line(f"not measured: {skip['test']}: {skip['reason']}", yellow=True)
+    for message in messages:
+        reporter.write_line(message)
+    for trouble in troubles:
+        reporter.write_line(f"ERROR: {trouble}", red=True, bold=True)
+
+
+def verdict(record: Mapping[str, Any]) -> str:
+    """One word for the limit's verdict and the baseline's: the louder of the two."""
+    found = record.get("baseline")
+    words = [record["verdict"], *([found["verdict"]] if found else [])]
+    return min(words, key=_LOUDEST.index)
+
+
+def _title(record: Mapping[str, Any]) -> str:
+    """Test and model; the formats of one test stand below one title."""
+    return f"{record['test'].partition('[')[0]}: {record['model']}"
+
+
+def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
+    found = record.get("baseline")
+    return (
+        record["format"],
+        _metric(record),
+        shown_value(record) if "value" in record else "-",
+        record.get("limit_shown") or "-",
+        (found.get("change") or "-") if found else "-",
+        verdict(record),
+    )
+
+
+def _metric(record: Mapping[str, Any]) -> str:
+    """The metric, with the parameter that tells it from its siblings."""
+    parameters = record.get("parameters", {})
+    part = parameters.get("phase") or parameters.get("of")
+    short = {"throughput_ratio": "throughput", "memory_budget": "memory"}.get(record["metric"], record["metric"])
+    if parameters.get("batch_size", 1) != 1:
+        part = f"{part} b{parameters['batch_size']}"
+    return f"{short} {part}" if part else short
+
+
+def _explain(reporter: pytest.TerminalReporter, record: Mapping[str, Any]) -> None:
+    """A line for every verdict but a plain pass; a broken gate has said it in its failure already."""
+    found = record.get("baseline") or {}
+    if record["verdict"] == "inconclusive":
+        reporter.write_line(f"{record['format']} {_metric(record)}: {record['reason']}", yellow=True)
+    if found.get("reason") and found["verdict"] not in ("regressed", "missing"):
+        reporter.write_line(f"{record['format']} {_metric(record)}: {found['reason']}", **_COLOURS[found["verdict"]])
+
+
+def _line(cells: Iterable[str], widths: Sequence[int]) -> str:
+    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()

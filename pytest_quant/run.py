@@ -1,0 +1,247 @@
+"""One pytest run: the plugin's session, policy and ledger, made when the first quantization test needs them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_quant import options as _options
+from pytest_quant import targets
+from pytest_quant.errors import NotFinite, QuantError, Unsupported, UsageError
+from pytest_quant.gates.gate import Gate
+from pytest_quant.gates.verdict import Verdict
+from pytest_quant.ledger import Ledger
+from pytest_quant.options import Options
+
+if TYPE_CHECKING:
+    from pytest_quant.session import Session
+    from pytest_quant.targets import Target
+    from pytest_quant.verdicts import Outcome, Policy
+
+TARGET = pytest.StashKey["Target | None"]()
+OUTCOMES = pytest.StashKey["list[Outcome]"]()
+ASKED = pytest.StashKey["list[tuple[str, Gate]]"]()
+
+
+class GateFailure(AssertionError):
+    """One or more gates of a test are broken; the message names each with its figures."""
+
+
+class Run:
+    """What the hooks share. Everything is made at first use, so that a run without quant tests pays for nothing."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.ledger = Ledger()
+        self.known_tests: set[str] = set()
+        self.messages: list[str] = []
+        """Good news for the summary: what was written."""
+        self.troubles: list[str] = []
+        """What turns the run red besides failed tests."""
+
+    @cached_property
+    def options(self) -> Options:
+        return _options.read(self.config)
+
+    @cached_property
+    def policy(self) -> Policy:
+        from pytest_quant.verdicts import Policy
+
+        told = self.options
+        return Policy(told.baseline, told.baseline_path, told.missing, told.update, told.inconclusive)
+
+    @cached_property
+    def session(self) -> Session:
+        from pytest_quant.report.progress import for_config
+        from pytest_quant.session import Session, Settings
+
+        told = self.options
+        settings = Settings(
+            corpus=told.corpus,
+            protocol=told.protocol,
+            max_windows=told.max_windows,
+            confidence=told.confidence,
+            matrix=told.matrix,
+            cache_dir=told.cache_dir,
+        )
+        return Session(settings, for_config(self.config))
+
+    def target(self, item: pytest.Item) -> Target | None:
+        """What a test asks for; None if it has nothing to do with quantization. Raises :class:`UsageError`."""
+        if TARGET not in item.stash:
+            fixtures = getattr(item, "fixturenames", [])
+            found = None
+            if targets.concerns(item, fixtures):
+                found = targets.resolve(item, fixtures, targets.formats_of(item, fixtures), self.options)
+            item.stash[TARGET] = found
+        return item.stash[TARGET]
+
+    @property
+    def used(self) -> bool:
+        """Whether anything of the plugin was asked for in this run."""
+        return "options" in self.__dict__
+
+    def hear(self, report: pytest.TestReport) -> None:
+        """Enter a test's report into the ledger."""
+        carried = getattr(report, "quant", None)
+        if report.when == "teardown" and report.failed:
+            self.ledger.note_failure(report.nodeid)
+        if carried is None or report.outcome == "rerun":
+            return
+        expected = hasattr(report, "wasxfail")
+        if report.skipped and not expected:
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+            format = carried["formats"][0] if carried["formats"] else None
+            self.ledger.note_skip(report.nodeid, format, reason.removeprefix("Skipped: "))
+        else:
+            passed = report.passed and not expected
+            self.ledger.note(report.nodeid, carried["outcomes"], carried["hardware"], passed=passed)
+
+    def check(self, item: pytest.Item) -> None:
+        """Skip a test whose formats, or whose reference, cannot run here. Loads nothing."""
+        target = self.target(item)
+        if target is None:
+            return
+        needed = [*target.formats, *([target.spec.reference] if target.needs_reference else [])]
+        for name in needed:
+            try:
+                self.session.check(target.spec, name)
+            except Unsupported as reason:
+                pytest.skip(f"{name}: {reason}")
+
+    def judge(self, item: pytest.Item) -> None:
+        """Measure and judge every gate of a test, then fail once with all that are broken."""
+        __tracebackhide__ = True
+        target = self.target(item)
+        if target is None:
+            return
+        questions = [(name, gate) for name in target.formats for gate in target.gates]
+        questions += item.stash.get(ASKED, [])
+        outcomes = item.stash[OUTCOMES] = []
+        for name, gate in questions:
+            outcomes.append(self._judge_one(item.nodeid, target, name, gate))
+        broken = [outcome for outcome in outcomes if outcome.breaks]
+        if broken:
+            from pytest_quant.report.failure import explain
+
+            raise GateFailure(explain([outcome.record for outcome in broken]))
+
+    def _judge_one(self, test: str, target: Target, name: str, gate: Gate) -> Outcome:
+        from pytest_quant.verdicts import decide, not_measured
+
+        try:
+            measurement = self.session.measure(target.spec, name, gate)
+        except Unsupported as reason:
+            pytest.skip(f"{name}: {reason}")
+        except UsageError:
+            raise
+        except QuantError as error:
+            verdict = Verdict.FAILED if isinstance(error, NotFinite) else Verdict.NOT_MEASURED
+            short = target.spec.source.short
+            return not_measured(test, gate, short, name, verdict, str(error), target.spec.engine)
+        return decide(test, gate, measurement, self.session.device, self.policy)
+
+    def refuse(self, item: pytest.Item, error: QuantError) -> None:
+        """The model could not be had, so none of the test's gates has a number: say so for each."""
+        from pytest_quant.verdicts import not_measured
+
+        target = self.target(item)
+        if target is not None:
+            short, engine = target.spec.source.short, target.spec.engine
+            item.stash[OUTCOMES] = [
+                not_measured(item.nodeid, gate, short, name, Verdict.NOT_MEASURED, str(error), engine)
+                for name in target.formats
+                for gate in target.gates
+            ]
+
+    def release(self, nextitem: pytest.Item | None) -> None:
+        """Give back the models that the next quantization test does not need."""
+        if "session" not in self.__dict__ or "models" not in self.session.__dict__:
+            return
+        if nextitem is None:
+            self.session.models.keep(())
+            return
+        target = self.target(nextitem)
+        if target is not None and not target.imperative:
+            needed = {(target.spec, name) for name in (*target.formats, target.spec.reference)}
+            self.session.models.keep(needed)
+
+    def payload(self, item: pytest.Item) -> dict[str, Any]:
+        """What a test's report carries to the process that keeps the ledger: plain data only."""
+        from pytest_quant.environment import describe_hardware
+
+        target = item.stash.get(TARGET, None)
+        outcomes = [
+            {"record": o.record, "entry": o.entry, "question": o.question, "breaks": o.breaks}
+            for o in item.stash.get(OUTCOMES, [])
+        ]
+        carried = {
+            "outcomes": outcomes,
+            "hardware": describe_hardware(self.session.device),
+            "formats": list(target.formats) if target else [],
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(carried, default=_plain))
+        return plain
+
+    def finish(self, *, complete: bool) -> None:
+        """Write what may be written, then say what keeps the run from being green."""
+        from pytest_quant.baseline import BaselineError
+
+        told = self.options
+        self.ledger.settle()
+        if told.baseline and self.ledger.outcomes:
+            try:
+                self.messages += self.ledger.write(told.baseline_path)
+                if told.update == "prune" and complete:
+                    files = {test.split("::")[0] for test in self.known_tests}
+                    self.messages += self.ledger.prune(told.baseline_path, self.known_tests, files)
+            except BaselineError as error:
+                self.troubles.append(str(error))
+        for name in told.require:
+            if name not in self.ledger.measured_formats:
+                self.troubles.append(f"--quant-require: {name} was not measured ({self._why_not(name)})")
+        if told.baseline and told.missing == "fail" and self.ledger.skipped and not self.ledger.measured_formats:
+            self.troubles.append(
+                f"nothing was measured: all {len(self.ledger.skipped)} quantization tests were skipped "
+                f"(--quant-missing=record lets that pass)"
+            )
+        if told.json is not None:
+            from pytest_quant.report.json import write
+
+            try:
+                write(told.json, self.ledger)
+            except OSError as error:
+                self.troubles.append(f"--quant-json: {told.json} cannot be written: {error.strerror or error}")
+
+    def _why_not(self, name: str) -> str:
+        reasons = [skip["reason"] for skip in self.ledger.skipped.values() if skip.get("format") == name]
+        failed = [r["reason"] for r in self.ledger.records if r["format"] == name and "reason" in r]
+        return (reasons + failed or ["no test that ran asked for it"])[0]
+
+
+def order(items: Sequence[pytest.Item], wanted: Sequence[Target | None]) -> list[pytest.Item]:
+    """The items with the quantization tests, among their own places, brought together by model and format."""
+    first: dict[Any, int] = {}
+    places = [place for place, target in enumerate(wanted) if target is not None]
+
+    def rank(place: int) -> tuple[int, int]:
+        target = wanted[place]
+        assert target is not None
+        model = first.setdefault(target.spec, len(first))
+        return model, first.setdefault((target.spec, target.formats), len(first))
+
+    ranks = {place: rank(place) for place in places}
+    ordered = list(items)
+    for place, origin in zip(places, sorted(places, key=ranks.__getitem__), strict=True):
+        ordered[place] = items[origin]
+    return ordered
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Iterable):
+        return dict(value) if hasattr(value, "keys") else list(value)
+    raise TypeError(f"{type(value).__name__} is no plain data")

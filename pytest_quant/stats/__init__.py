@@ -1,0 +1,1 @@
+"""Pure numpy: differences, ratios and their intervals."""

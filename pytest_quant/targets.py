@@ -1,0 +1,106 @@
+"""What a test asks for: its model, its formats and its gates, from its markers, its fixtures and the options."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import pytest
+
+from pytest_quant import markers
+from pytest_quant.engines.source import ModelSource
+from pytest_quant.errors import UsageError
+from pytest_quant.formats import registry
+from pytest_quant.gates.gate import Gate
+from pytest_quant.models import ModelSpec
+from pytest_quant.options import Options, local_folder
+
+FORMAT = "quant_format"
+FORMAT_FIXTURES = {f"{name.replace('-', '_')}_model": name for name in registry.FORMATS}
+_FIXTURES = {FORMAT, "quant_model", "reference_model", "quant_measure", *FORMAT_FIXTURES}
+_MARKS = {"quant", *markers.GATES, *markers.LATER}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A quantization test, resolved."""
+
+    spec: ModelSpec
+    formats: tuple[str, ...]
+    gates: tuple[Gate, ...]
+    needs_reference: bool
+    imperative: bool
+    """It measures in its body, formats that nobody knows beforehand."""
+
+
+def concerns(node: pytest.Item, fixtures: Collection[str]) -> bool:
+    """Whether a test uses any of the plugin; cheap, since it is asked of every test."""
+    return not _FIXTURES.isdisjoint(fixtures) or any(mark.name in _MARKS for mark in node.iter_markers())
+
+
+def formats_by_fixture(fixtures: Collection[str]) -> tuple[str, ...]:
+    """The formats that a test names by fixtures such as ``nf4_model``."""
+    return tuple(FORMAT_FIXTURES[name] for name in fixtures if name in FORMAT_FIXTURES)
+
+
+def formats_of(item: pytest.Item, fixtures: Collection[str]) -> tuple[str, ...]:
+    """The formats of a collected test: the one that it is parametrized with, or those of its fixtures."""
+    callspec = getattr(item, "callspec", None)
+    if callspec is not None and FORMAT in callspec.params:
+        return (callspec.params[FORMAT],)
+    return formats_by_fixture(fixtures)
+
+
+def formats_to_parametrize(function: pytest.Item, fixtures: Collection[str], options: Options) -> tuple[str, ...]:
+    """The formats that the test is run in, one after the other; none where it names them by fixture."""
+    marks = list(function.iter_markers())
+    marker = markers.quant(marks)
+    if marker is not None and marker.formats is not None:
+        return marker.formats
+    in_turn = bool({FORMAT, "quant_model"} & set(fixtures))
+    if formats_by_fixture(fixtures) and not in_turn:
+        return ()
+    if in_turn or markers.gates(marks):
+        if options.formats is None:
+            raise UsageError('no format: give quant(formats=["int8"]), --quant-formats=int8 or the ini quant_formats')
+        return options.formats
+    return ()
+
+
+def resolve(node: pytest.Item, fixtures: Collection[str], formats: tuple[str, ...], options: Options) -> Target:
+    """What a test asks for, in these formats; :class:`UsageError` for a mistake in a marker, or no model anywhere."""
+    marks = list(node.iter_markers())
+    marker = markers.quant(marks) or markers.Quant()
+    gates = markers.gates(marks)
+    spec = _spec(marker, options)
+    gated = tuple(name for name in formats if name != spec.reference or len(formats) == 1)
+    if gates and not gated:
+        raise UsageError("the test has gates but no format; only test functions can be run in formats")
+    needs_reference = any(gate.needs_reference for gate in gates)
+    if needs_reference and spec.reference in gated:
+        raise UsageError(
+            f"{spec.reference} is the reference, so its difference from the reference is always 0; test another "
+            f"format, or set quant(reference=...)"
+        )
+    if registry.get(spec.reference).quantized:
+        raise UsageError(f"reference={spec.reference!r} is a quantized format; use fp32, bf16 or fp16")
+    return Target(
+        spec=spec,
+        formats=gated if gates else formats,
+        gates=gates,
+        needs_reference=needs_reference or "reference_model" in fixtures,
+        imperative="quant_measure" in fixtures,
+    )
+
+
+def _spec(marker: markers.Quant, options: Options) -> ModelSpec:
+    model = local_folder(options.rootpath, marker.model) or options.model
+    if model is None:
+        raise UsageError("no model: give quant(model=...), --quant-model=MODEL or the ini option quant_model")
+    remote = options.trust_remote_code if marker.trust_remote_code is None else marker.trust_remote_code
+    return ModelSpec(
+        source=ModelSource(model, marker.revision or options.revision, remote),
+        reference=marker.reference or options.reference,
+        engine=marker.engine or options.engine,
+        require_native=marker.require_native,
+    )
