@@ -26,12 +26,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="pytest-quant", description="Quantization regression testing of language models.")
+    parser = argparse.ArgumentParser(
+        prog="pytest-quant", description="Quantization regression testing of language models."
+    )
     parser.add_argument("--version", action="version", version=f"pytest-quant {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("matrix", help="which format runs on which units of which device")
-    command.add_argument("--device", metavar="NAME", action="append", help="a device (may be repeated); 'here' is this one")
-    command.add_argument("--matrix", metavar="NAME", default="corrected", help="corrected (default), lesson or a TOML file")
+    command.add_argument(
+        "--device", metavar="NAME", action="append", help="a device (may be repeated); 'here' is this one"
+    )
+    command.add_argument(
+        "--matrix", metavar="NAME", default="corrected", help="corrected (default), lesson or a TOML file"
+    )
     command.add_argument("--diff", metavar="NAME", help="print the cells in which another matrix differs, with sources")
     command.set_defaults(run=_matrix)
     return parser
@@ -45,7 +51,8 @@ def _matrix(told: argparse.Namespace) -> int:
     if told.diff is None:
         print(render_matrix(table, devices))
     else:
-        print(render_differences(table, matrix.load(told.diff), devices))
+        other = matrix.load(told.diff)
+        print(render_differences(matrix.differences(table, other, devices), table.name, other.name))
     return 0
 
 

@@ -72,11 +72,11 @@ _COUNTS = ("batch_size", "prompt_tokens", "new_tokens", "context")
 def register(config: pytest.Config) -> None:
     """Make the markers known to ``--strict-markers`` and ``--markers``."""
     lines = {
-        "quant": "(model, formats, reference, engine, revision, trust_remote_code, require_native): test a model in formats",
+        "quant": "(model, formats, reference, engine, revision, trust_remote_code, require_native): a model, in formats",
         "perplexity_delta": "(max, max_ratio): perplexity above the reference's",
         "throughput_ratio": "(min, phase, batch_size, prompt_tokens, new_tokens): tokens a second over the reference's",
         "memory_budget": "(max_gb, max_gib, max_ratio, of, batch_size, context): bytes of weights, peak or KV cache",
-        **{name: "(...): not known to this version of pytest-quant yet" for name in LATER},
+        **dict.fromkeys(LATER, "(...): not known to this version of pytest-quant yet"),
     }
     for name, text in lines.items():
         config.addinivalue_line("markers", name + text)
@@ -145,7 +145,9 @@ def _limit(mark: pytest.Mark, name: str, value: Any) -> float:
     if value < 0:
         raise UsageError(f"{_shown(mark, name)} must not be negative")
     if value == 0 and name in ("min", "max_ratio", "max_gb", "max_gib"):
-        raise UsageError(f"{_shown(mark, name)} must be above 0: it would {'always' if name == 'min' else 'never'} hold")
+        raise UsageError(
+            f"{_shown(mark, name)} must be above 0: it would {'always' if name == 'min' else 'never'} hold"
+        )
     return float(value)
 
 

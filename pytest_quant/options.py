@@ -22,8 +22,16 @@ _HELP: tuple[tuple[str, str, str], ...] = (
     ("quant-confidence", "P", "confidence of all intervals (default: 0.99)"),
     ("quant-matrix", "NAME", "support matrix: corrected (default), lesson, or the path of a TOML file"),
     ("quant-baseline-path", "DIR", "where baselines are (default: quant-baselines, below the rootdir)"),
-    ("quant-missing", "POLICY", "a measurement without a baseline: record or fail (default: fail if CI is set, else record)"),
-    ("quant-inconclusive", "POLICY", "an interval that contains its limit: pass or fail (default: fail if CI is set, else pass)"),
+    (
+        "quant-missing",
+        "POLICY",
+        "a measurement without a baseline: record or fail (default: fail if CI is set, else record)",
+    ),
+    (
+        "quant-inconclusive",
+        "POLICY",
+        "an interval that contains its limit: pass or fail (default: fail if CI is set, else pass)",
+    ),
     ("quant-require", "A,B", "the run fails unless each of these formats was really measured"),
     ("quant-cache-dir", "DIR", "where hashes are kept (default: the user's cache directory)"),
 )
@@ -70,7 +78,9 @@ class Options:
 def add_options(parser: pytest.Parser) -> None:
     """Register the options; none takes an optional value, so that none swallows a path behind it."""
     group = parser.getgroup("quant", "quantization regression testing")
-    group.addoption("--quant-baseline", action="store_true", help="compare with the baselines, and record where there is none")
+    group.addoption(
+        "--quant-baseline", action="store_true", help="compare with the baselines, and record where there is none"
+    )
     for name, metavar, help_text in _HELP:
         group.addoption(f"--{name}", metavar=metavar, default=None, help=help_text)
         if name not in _ONLY_ON_THE_COMMAND_LINE:
@@ -86,7 +96,9 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--quant-plan", action="store_true", help="print what would run and what would be skipped, and load nothing"
     )
-    group.addoption("--quant-device", metavar="NAME", default=None, help="with --quant-plan: plan for hardware that is not here")
+    group.addoption(
+        "--quant-device", metavar="NAME", default=None, help="with --quant-plan: plan for hardware that is not here"
+    )
     parser.addini("quant_revision", "branch, tag or commit of a hub model", default=None)
     parser.addini("quant_trust_remote_code", "run code that comes with a hub model", type="bool", default=False)
 

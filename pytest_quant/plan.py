@@ -49,7 +49,10 @@ def plan(
     test: str, spec: ModelSpec, formats: tuple[str, ...], device: Device, matrix: Matrix, *, here: bool
 ) -> list[Planned]:
     """One line for each format of a test."""
-    return [_plan_one(test, spec, registry.get(name), device, matrix, check if here else check_elsewhere) for name in formats]
+    return [
+        _plan_one(test, spec, registry.get(name), device, matrix, check if here else check_elsewhere)
+        for name in formats
+    ]
 
 
 def _plan_one(test: str, spec: ModelSpec, format: Format, device: Device, matrix: Matrix, may: Check) -> Planned:
@@ -62,11 +65,11 @@ def _plan_one(test: str, spec: ModelSpec, format: Format, device: Device, matrix
         return Planned(test, format.name, status=support.status)
     weights = count.bytes_in(format, registry.get(spec.reference).weights.num_bits)
     if device.memory_bytes is not None and weights > device.memory_bytes:
-        reason = Unsupported(
+        too_large = Unsupported(
             asked=f"{spec.source.short} in {format.name}",
             found=f"{device.memory_bytes / 1e9:.1f} GB on {device.name}",
             needed=f"{weights / 1e9:.1f} GB for the weights",
         )
-        return Planned(test, format.name, skip=str(reason), weight_bytes=weights)
+        return Planned(test, format.name, skip=str(too_large), weight_bytes=weights)
     bound = weights / device.bandwidth if device.bandwidth else None
     return Planned(test, format.name, status=support.status, weight_bytes=weights, seconds_per_token=bound)

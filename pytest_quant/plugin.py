@@ -10,7 +10,7 @@ import pytest
 from pytest_quant import fixtures, markers, options, targets
 from pytest_quant.errors import QuantError, UsageError
 from pytest_quant.fixtures import RUN
-from pytest_quant.run import GateFailure, Run, order
+from pytest_quant.run import CARRIED, GateFailure, Run, order
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,7 +33,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     told = metafunc.config.stash[RUN].options
     try:
         formats = targets.formats_to_parametrize(function, fixtures, told)
-        for chosen in [(name,) for name in formats] or [targets.formats_by_fixture(fixtures)]:
+        one_by_one: list[tuple[str, ...]] = [(name,) for name in formats]
+        for chosen in one_by_one or [targets.formats_by_fixture(fixtures)]:
             targets.resolve(function, fixtures, chosen, told)
     except UsageError as error:
         pytest.fail(f"{function.nodeid}: {error}", pytrace=False)
@@ -112,14 +113,15 @@ def pytest_runtest_makereport(
     run = item.config.stash[RUN]
     error = call.excinfo.value if call.excinfo is not None else None
     if isinstance(error, (GateFailure, QuantError)) and report.failed:
-        assert call.excinfo is not None
-        report.longrepr = call.excinfo.getrepr(style="value")
+        from pytest_quant.report.failure import plain_failure
+
+        report.longrepr = plain_failure(call.excinfo, error)
     if run.target(item) is None or call.when == "teardown":
         return report
     if isinstance(error, QuantError):
         run.refuse(item, error)
     if call.when == "call" or not report.passed:
-        report.quant = run.payload(item)
+        vars(report)[CARRIED] = run.payload(item)
     return report
 
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 TARGET = pytest.StashKey["Target | None"]()
 OUTCOMES = pytest.StashKey["list[Outcome]"]()
-ASKED = pytest.StashKey["list[tuple[str, Gate]]"]()
+CARRIED = "quant"
+"""The attribute of a test's report that takes its outcomes to the process that keeps the ledger."""
+ASKED = pytest.StashKey[list[tuple[str, Gate]]]()
 
 
 class GateFailure(AssertionError):
@@ -87,10 +89,10 @@ class Run:
 
     def hear(self, report: pytest.TestReport) -> None:
         """Enter a test's report into the ledger."""
-        carried = getattr(report, "quant", None)
+        carried = getattr(report, CARRIED, None)
         if report.when == "teardown" and report.failed:
             self.ledger.note_failure(report.nodeid)
-        if carried is None or report.outcome == "rerun":
+        if carried is None or str(report.outcome) == "rerun":  # which is what pytest-rerunfailures makes it
             return
         expected = hasattr(report, "wasxfail")
         if report.skipped and not expected:
@@ -120,8 +122,10 @@ class Run:
         if target is None:
             return
         questions = [(name, gate) for name in target.formats for gate in target.gates]
-        questions += item.stash.get(ASKED, [])
-        outcomes = item.stash[OUTCOMES] = []
+        if ASKED in item.stash:
+            questions += item.stash[ASKED]
+        outcomes: list[Outcome] = []
+        item.stash[OUTCOMES] = outcomes
         for name, gate in questions:
             outcomes.append(self._judge_one(item.nodeid, target, name, gate))
         broken = [outcome for outcome in outcomes if outcome.breaks]
@@ -218,7 +222,7 @@ class Run:
                 self.troubles.append(f"--quant-json: {told.json} cannot be written: {error.strerror or error}")
 
     def _why_not(self, name: str) -> str:
-        reasons = [skip["reason"] for skip in self.ledger.skipped.values() if skip.get("format") == name]
+        reasons: list[str] = [skip["reason"] for skip in self.ledger.skipped.values() if skip.get("format") == name]
         failed = [r["reason"] for r in self.ledger.records if r["format"] == name and "reason" in r]
         return (reasons + failed or ["no test that ran asked for it"])[0]
 

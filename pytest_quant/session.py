@@ -154,7 +154,9 @@ class Session:
         tokens = self._stream(spec, model)[:_PROBE_TOKENS]
         ours, theirs = model.loaded.probe_logits(tokens), reference.loaded.probe_logits(tokens)
         if not np.isfinite(theirs).all():
-            raise NotMeasured(f"the {spec.reference} reference answers NaN or infinity: nothing can be said of {format_name}")
+            raise NotMeasured(
+                f"the {spec.reference} reference answers NaN or infinity: nothing can be said of {format_name}"
+            )
         if not np.isfinite(ours).all():
             raise NotFinite(f"the {format_name} model answers NaN or infinity")
         model.loaded.proof = model.proof.compared(float(np.abs(ours - theirs).max()), spec.reference)

@@ -52,19 +52,21 @@ def formats_of(item: pytest.Item, fixtures: Collection[str]) -> tuple[str, ...]:
 
 
 def formats_to_parametrize(function: pytest.Item, fixtures: Collection[str], options: Options) -> tuple[str, ...]:
-    """The formats that the test is run in, one after the other; none where it names them by fixture."""
+    """The formats that the test is run in, one after the other; none where it names them itself: by fixtures such
+    as ``nf4_model``, or in the calls of ``quant_measure``."""
     marks = list(function.iter_markers())
     marker = markers.quant(marks)
+    by_fixture = formats_by_fixture(fixtures)
+    in_turn = bool({FORMAT, "quant_model"} & set(fixtures)) or (bool(markers.gates(marks)) and not by_fixture)
+    if not in_turn and (by_fixture or "quant_measure" in fixtures):
+        return ()
     if marker is not None and marker.formats is not None:
         return marker.formats
-    in_turn = bool({FORMAT, "quant_model"} & set(fixtures))
-    if formats_by_fixture(fixtures) and not in_turn:
+    if not in_turn:
         return ()
-    if in_turn or markers.gates(marks):
-        if options.formats is None:
-            raise UsageError('no format: give quant(formats=["int8"]), --quant-formats=int8 or the ini quant_formats')
-        return options.formats
-    return ()
+    if options.formats is None:
+        raise UsageError('no format: give quant(formats=["int8"]), --quant-formats=int8 or the ini quant_formats')
+    return options.formats
 
 
 def resolve(node: pytest.Item, fixtures: Collection[str], formats: tuple[str, ...], options: Options) -> Target:
@@ -73,6 +75,8 @@ def resolve(node: pytest.Item, fixtures: Collection[str], formats: tuple[str, ..
     marker = markers.quant(marks) or markers.Quant()
     gates = markers.gates(marks)
     spec = _spec(marker, options)
+    if registry.get(spec.reference).quantized:
+        raise UsageError(f"reference={spec.reference!r} is a quantized format; use fp32, bf16 or fp16")
     gated = tuple(name for name in formats if name != spec.reference or len(formats) == 1)
     if gates and not gated:
         raise UsageError("the test has gates but no format; only test functions can be run in formats")
@@ -82,8 +86,6 @@ def resolve(node: pytest.Item, fixtures: Collection[str], formats: tuple[str, ..
             f"{spec.reference} is the reference, so its difference from the reference is always 0; test another "
             f"format, or set quant(reference=...)"
         )
-    if registry.get(spec.reference).quantized:
-        raise UsageError(f"reference={spec.reference!r} is a quantized format; use fp32, bf16 or fp16")
     return Target(
         spec=spec,
         formats=gated if gates else formats,

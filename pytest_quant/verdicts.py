@@ -93,9 +93,7 @@ def decide(test: str, gate: Gate, measurement: Measurement, device: Device, poli
     )
 
 
-def not_measured(
-    test: str, gate: Gate, model: str, format: str, verdict: Verdict, reason: str, engine: str
-) -> Outcome:
+def not_measured(test: str, gate: Gate, model: str, format: str, verdict: Verdict, reason: str, engine: str) -> Outcome:
     """The outcome of a gate that has no number: it breaks the build, always."""
     record: dict[str, Any] = {
         "test": test,

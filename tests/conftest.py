@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
+SENTENCE = "The quick brown fox jumps over the lazy dog. "
 REAL = ROOT / ".models" / "SmolLM2-135M-Instruct"
 
 
@@ -39,7 +40,8 @@ def byte_tokenizer():
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory, byte_tokenizer) -> Path:
-    """Random weights in the shape of a Llama: for logic, never for a claim about a number."""
+    """A Llama of two small layers that learnt one sentence, so that damage makes it worse: for logic, never for
+    a claim about a number."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -53,9 +55,16 @@ def tiny_llama(tmp_path_factory, byte_tokenizer) -> Path:
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=512,
-        initializer_range=0.3,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model = LlamaForCausalLM(config)
+    tokens = torch.tensor(byte_tokenizer(SENTENCE * 6)["input_ids"])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for step in range(60):
+        batch = torch.stack([tokens[start : start + 64] for start in range(step % 8, step % 8 + 64, 16)])
+        optimizer.zero_grad()
+        model(batch, labels=batch).loss.backward()
+        optimizer.step()
+    model.save_pretrained(folder)
     byte_tokenizer.save_pretrained(folder)
     return folder
 
@@ -68,9 +77,7 @@ def tiny_gpt2(tmp_path_factory, byte_tokenizer) -> Path:
 
     folder = tmp_path_factory.mktemp("models") / "tiny-gpt2"
     torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=256, n_embd=64, n_layer=2, n_head=2, n_positions=512, bos_token_id=0, eos_token_id=0
-    )
+    config = GPT2Config(vocab_size=256, n_embd=64, n_layer=2, n_head=2, n_positions=512, bos_token_id=0, eos_token_id=0)
     GPT2LMHeadModel(config).save_pretrained(folder)
     byte_tokenizer.save_pretrained(folder)
     return folder
@@ -91,7 +98,7 @@ class Project:
         self.pytester = pytester
         self.path = pytester.path
         self.model = model
-        (self.path / "corpus.txt").write_text("The quick brown fox jumps over the lazy dog. " * 12)
+        (self.path / "corpus.txt").write_text(SENTENCE * 12)
         self.ini(f"quant_model = {model}")
 
     def ini(self, *lines: str) -> None:
@@ -148,13 +155,26 @@ class Project:
         return result, json.loads((self.path / "run.json").read_text())
 
 
+@pytest.fixture(scope="session")
+def libraries(tiny_llama) -> None:
+    """Import all that a run imports: in-process runs forget the modules that they import, and bitsandbytes
+    cannot be imported twice."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    AutoTokenizer.from_pretrained(tiny_llama)
+    model = AutoModelForCausalLM.from_pretrained(
+        tiny_llama, device_map={"": "cpu"}, quantization_config=BitsAndBytesConfig(load_in_8bit=True)
+    )
+    model.generate(model.dummy_inputs["input_ids"][:1], max_new_tokens=1)
+
+
 @pytest.fixture
-def project(pytester, tiny_llama) -> Project:
+def project(pytester, tiny_llama, libraries) -> Project:
     return Project(pytester, tiny_llama)
 
 
 @pytest.fixture
-def real_project(pytester, smollm2) -> Project:
+def real_project(pytester, smollm2, libraries) -> Project:
     made = Project(pytester, smollm2)
     shutil.copy(ROOT / "tests" / "news.txt", made.path / "corpus.txt")
     return made

@@ -68,8 +68,7 @@ def peak_above_start(device: Device, work: Callable[[], object]) -> int:
         return max(0, _status("VmHWM") - start)
     except OSError as error:
         raise NotMeasured(
-            f"the peak memory of a process cannot be measured on this system ({error}); "
-            f'use memory_budget(of="weights")'
+            f'the peak memory of a process cannot be measured on this system ({error}); use memory_budget(of="weights")'
         ) from None
 
 

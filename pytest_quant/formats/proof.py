@@ -109,7 +109,7 @@ def _as_asked(stored: Stored, format: Format) -> bool:
     if format.quantized:
         return True
     wanted = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[format.name]
-    return stored.parameters["dtype"] == wanted
+    return bool(stored.parameters["dtype"] == wanted)
 
 
 def _wrong_parameters(name: str, stored: Stored, format: Format) -> dict[str, str]:

@@ -45,9 +45,7 @@ def _visit(value: Any, storages: dict[tuple[str, int], tuple[int, str]], seen: s
         _visit(child, storages, seen, reach)
 
 
-def _children(
-    value: Any, storages: dict[tuple[str, int], tuple[int, str]], depth: int
-) -> Iterable[tuple[Any, int]]:
+def _children(value: Any, storages: dict[tuple[str, int], tuple[int, str]], depth: int) -> Iterable[tuple[Any, int]]:
     """What to look into next, and how deep from there. Modules may nest as deep as they like."""
     import torch
 

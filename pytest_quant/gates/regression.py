@@ -59,7 +59,9 @@ def change(now: Measurement, then: Accepted) -> Change:
 def _quality(now: Measurement, then: Accepted) -> Change:
     """By windows: what the format says of each now, against what it said then. The same code gives 0."""
     if now.scores is None or now.tokens is None or then.scores is None or len(then.scores) != len(now.scores):
-        return Change(Verdict.INCOMPARABLE, "no windows", "the baseline holds no scores of these windows; record it anew")
+        return Change(
+            Verdict.INCOMPARABLE, "no windows", "the baseline holds no scores of these windows; record it anew"
+        )
     moved = paired_difference(now.scores, then.scores, now.tokens).mean
     shown = f"{moved:+.4f} nats"
     verdict = _verdict(moved, MIN_EFFECT[now.metric])

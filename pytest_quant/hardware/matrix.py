@@ -18,13 +18,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_quant.errors import Unsupported, UsageError
-from pytest_quant.formats.format import Format
 from pytest_quant.hardware import matrix_file
 from pytest_quant.hardware.device import Device
 from pytest_quant.hardware.matrix_file import MatrixFile
 from pytest_quant.hardware.matrix_rows import NUMERICS, BackendRow, Support, UnitsRow
+
+if TYPE_CHECKING:
+    from pytest_quant.formats.format import Format
 
 __all__ = ["NUMERICS", "Difference", "Matrix", "Support", "differences", "explain_skip", "load"]
 
@@ -171,13 +174,13 @@ def differences(a: Matrix, b: Matrix, devices: Iterable[tuple[str, Device]]) -> 
 
 def explain_skip(format: Format, device: Device, support: Support) -> Unsupported:
     """The skip to raise for a format whose ``support`` is unsupported: what was asked, found and needed."""
-    wants = [support.needed or "other hardware"]
+    needed = support.needed or "other hardware"
     if support.packages:
-        wants.append(f"with {' and '.join(support.packages)}")
+        needed += f", with {' and '.join(support.packages)}"
     return Unsupported(
         asked=f"{format.name} ({format.backend})" if format.known else format.name,
         found=f"{device}: {support.reason}",
-        needed=" ".join(wants),
+        needed=needed,
     )
 
 
@@ -208,7 +211,7 @@ def _combined(format: Format, runs: Support, units: Support) -> Support:
 def _refused(format: Format, answer: Support, why: str) -> Support:
     needed = answer.needed or "other hardware"
     loosen = f"{needed}; or require_native=False to run it without"
-    return replace(answer, status="unsupported", reason=f"{answer.reason}; {why}", needed=loosen)
+    return replace(answer, status="unsupported", reason=f"{answer.reason}; {why}", needed=loosen, packages=())
 
 
 def _distinct(texts: Sequence[str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pytest_quant.report.figures import shown_value
+_BREAKING = ("missing", "regressed", "incomparable")
 
 
 def explain(records: Sequence[Mapping[str, Any]]) -> str:
@@ -19,15 +19,14 @@ def explain(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _line(record: Mapping[str, Any]) -> str:
-    said = [f"{record['format']} {record['metric']}"]
-    if "value" in record:
-        said.append(f"{shown_value(record)}{_behind(record)}")
+    name = f"{record['format']} {record['metric']}"
+    said = []
     if record["verdict"] != "passed":
-        said.append(f"{record['verdict']}: {record['reason']}")
-    found = record.get("baseline")
-    if found is not None and found["verdict"] in ("missing", "regressed", "incomparable"):
-        said.append(f"baseline {found['verdict']}: {found['reason']}")
-    return "; ".join(said)
+        said.append(f"{record['verdict']}: {record['reason']}{_behind(record)}")
+    found = record.get("baseline") or {}
+    if found.get("verdict") in _BREAKING and not (record["verdict"] == "failed" and found["verdict"] == "missing"):
+        said.append(f"{found['verdict']}: {found['reason']}")
+    return f"{name} {'; '.join(said)}"
 
 
 def _behind(record: Mapping[str, Any]) -> str:
@@ -35,3 +34,11 @@ def _behind(record: Mapping[str, Any]) -> str:
     if "reference" not in record or "reference_value" not in record:
         return ""
     return f" ({record['reference']} {record['reference_value']:.4g}, {record['format']} {record['format_value']:.4g})"
+
+
+def plain_failure(excinfo: Any, error: Exception) -> Any:
+    """Our message alone: no traceback of ours, and no name of an exception in the short summary."""
+    failure = excinfo.getrepr(style="value")
+    if failure.reprcrash is not None:
+        failure.reprcrash.message = str(error)
+    return failure

@@ -10,11 +10,13 @@ def shown_value(record: Mapping[str, Any]) -> str:
     """The value of a record with its unit, and its interval unless it is exact."""
     value, low, high, unit = record["value"], record["low"], record["high"], record["unit"]
     if unit == "bytes":
-        return shown_bytes(value)
-    if unit == "ppl":
+        shown = shown_bytes(value)
+    elif unit == "ppl":
         shown = f"{value:+.4g} ppl"
     else:
         shown = f"{value:.3g}{unit}"
+    if "max_ratio" in record["limit"]:
+        shown += f" ({record['ratio']:.3g}x)"
     return shown if low == high else f"{shown} [{low:.3g}, {high:.3g}]"
 
 

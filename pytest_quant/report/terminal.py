@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 import pytest
@@ -23,7 +22,17 @@ _COLOURS = {
     "regressed": {"red": True, "bold": True},
     "failed": {"red": True, "bold": True},
 }
-_LOUDEST = ("failed", "not-measured", "regressed", "missing", "incomparable", "inconclusive", "new", "improved", "passed")
+_LOUDEST = (
+    "failed",
+    "not-measured",
+    "regressed",
+    "missing",
+    "incomparable",
+    "inconclusive",
+    "new",
+    "improved",
+    "passed",
+)
 
 
 def summarize(
@@ -35,15 +44,15 @@ def summarize(
         reporter.write_line(f"on {ledger.hardware['name']} ({ledger.hardware['architecture']})")
     rows = [(_title(record), _row(record)) for record in ledger.records]
     widths = [max(len(cells[i]) for cells in (_HEADERS, *(row for _, row in rows))) for i in range(len(_HEADERS))]
-    for title, group in groupby(rows, key=lambda row: row[0]):
+    for title in dict.fromkeys(title for title, _ in rows):
         reporter.write_line("")
         reporter.write_line(title)
         reporter.write_line(_line(_HEADERS, widths), light=True)
-        for _, row in group:
-            reporter.write(_line((*row[:-1], ""), widths).rstrip() + "  ")
+        for row in dict.fromkeys(row for of, row in rows if of == title):
+            reporter.write(_line(row[:-1], widths[:-1], padded=True) + "  ")
             reporter.write_line(row[-1], **_COLOURS[row[-1]])
-    for record in ledger.records:
-        _explain(reporter, record)
+    for colour, line in dict.fromkeys(line for record in ledger.records for line in _explanations(record)):
+        reporter.write_line(line, **_COLOURS[colour])
     if ledger.skipped:
         reporter.write_line("")
         for skip in ledger.skipped.values():
@@ -57,7 +66,7 @@ def summarize(
 def verdict(record: Mapping[str, Any]) -> str:
     """One word for the limit's verdict and the baseline's: the louder of the two."""
     found = record.get("baseline")
-    words = [record["verdict"], *([found["verdict"]] if found else [])]
+    words: list[str] = [record["verdict"], *([found["verdict"]] if found else [])]
     return min(words, key=_LOUDEST.index)
 
 
@@ -88,14 +97,15 @@ def _metric(record: Mapping[str, Any]) -> str:
     return f"{short} {part}" if part else short
 
 
-def _explain(reporter: pytest.TerminalReporter, record: Mapping[str, Any]) -> None:
-    """A line for every verdict but a plain pass; a broken gate has said it in its failure already."""
+def _explanations(record: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """Verdict and line for what the table alone does not say; a broken gate has said it in its failure."""
     found = record.get("baseline") or {}
     if record["verdict"] == "inconclusive":
-        reporter.write_line(f"{record['format']} {_metric(record)}: {record['reason']}", yellow=True)
-    if found.get("reason") and found["verdict"] not in ("regressed", "missing"):
-        reporter.write_line(f"{record['format']} {_metric(record)}: {found['reason']}", **_COLOURS[found["verdict"]])
+        yield "inconclusive", f"{record['format']} {_metric(record)}: {record['reason']}"
+    if found.get("reason") and found["verdict"] != "regressed" and record["verdict"] != "failed":
+        yield found["verdict"], f"{record['format']} {_metric(record)}: {found['reason']}"
 
 
-def _line(cells: Iterable[str], widths: Sequence[int]) -> str:
-    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+def _line(cells: Iterable[str], widths: Sequence[int], *, padded: bool = False) -> str:
+    line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+    return line if padded else line.rstrip()

@@ -1,0 +1,112 @@
+"""A mistake in a marker or an option is one clear message that names the test and the fix, before anything runs."""
+
+from __future__ import annotations
+
+import pytest
+
+TEST = """
+import pytest
+
+{marks}
+def test_mistaken(quant_model): ...
+"""
+
+
+@pytest.mark.parametrize(
+    "mark, said",
+    [
+        ("perplexity_delta(maximum=1.0)", "*no argument 'maximum'; its arguments are max, max_ratio*"),
+        ("perplexity_delta(1.0)", "*no positional arguments, got 1.0; write perplexity_delta(max=1.0)*"),
+        ('perplexity_delta(max="1")', "*(max='1'): must be a number, not str; write max=1*"),
+        ("perplexity_delta(max=-1)", "*must not be negative*"),
+        ('perplexity_delta(max=float("nan"))', "*must be a finite number*"),
+        ("perplexity_delta(max=[1])", "*must be a number, not list*"),
+        ("perplexity_delta()", "*needs a limit: max=... or max_ratio=...*"),
+        ('throughput_ratio(min=1, phase="decoding")', "*must be one of 'decode', 'prefill'*"),
+        ('memory_budget(max_gb=1, of="ram")', "*must be one of 'weights', 'peak', 'kv_cache'*"),
+        ('quant(formats=["nf5"])', "*unknown format 'nf5'; the formats are fp32, bf16*"),
+        ('quant(formats="int8")', "*must be a list of format names*"),
+        ("quant(formats=[])", "*tests nothing*"),
+        ('quant(reference="int8")\n@pytest.mark.perplexity_delta(max=1)', "*is a quantized format; use fp32*"),
+        ('quant(formats=["fp32"])\n@pytest.mark.perplexity_delta(max=1)', "*fp32 is the reference*"),
+        ("kl_divergence(max=0.1)", "*kl_divergence is not known to this version*"),
+    ],
+)
+def test_in_a_marker(project, mark, said):
+    project.test(TEST.format(marks=f"@pytest.mark.{mark}"))
+    result = project.gate()
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([f"*test_quant.py::test_mistaken: {said.lstrip('*')}" if said[0] != "*" else said])
+    result.stdout.fnmatch_lines(["*test_quant.py::test_mistaken*"])
+    result.stdout.no_fnmatch_line("*pytest_quant/*.py*")
+
+
+def test_no_model_anywhere(project):
+    (project.path / "pytest.ini").write_text("[pytest]\n")
+    project.test(TEST.format(marks='@pytest.mark.quant(formats=["int8"])'))
+    result = project.gate()
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(["*test_mistaken: no model: give quant(model=...), --quant-model=MODEL or the ini*"])
+
+
+def test_no_format_anywhere(project):
+    (project.path / "pytest.ini").write_text(f"[pytest]\nquant_model = {project.model}\n")
+    project.test(TEST.format(marks="@pytest.mark.perplexity_delta(max=1)"))
+    result = project.gate()
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(["*test_mistaken: no format: give*"])
+
+
+def test_a_marker_on_unittest(project):
+    project.test(
+        """
+        import pytest, unittest
+
+        class TestOld(unittest.TestCase):
+            @pytest.mark.perplexity_delta(max=1)
+            def test_old(self): ...
+        """
+    )
+    result = project.gate()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: *test_old: the test has gates but no format; only test functions*"])
+
+
+@pytest.mark.parametrize(
+    "option, said",
+    [
+        ("--quant-confidence=2", "*--quant-confidence=2: must be a number from 0.5*"),
+        ("--quant-max-windows=1", "*--quant-max-windows=1: must be a whole number of 2 or more*"),
+        ("--quant-protocol=gptq", "*unknown protocol 'gptq'; write gptq-L*"),
+        ("--quant-formats=int8,int9", "*--quant-formats: unknown format 'int9'*"),
+        ("--quant-require=q4", "*--quant-require: unknown format 'q4'*"),
+        ("--quant-missing=ignore", "*--quant-missing=ignore: may be record or fail*"),
+        ("--quant-device=NVIDIA L4", "*--quant-device goes with --quant-plan*"),
+    ],
+)
+def test_in_an_option(project, option, said):
+    project.test("def test_x(): ...")
+    result = project.run(option)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([said])
+    result.stderr.no_fnmatch_line("*Traceback*")
+
+
+@pytest.mark.parametrize(
+    "option, said",
+    [
+        ("--quant-model=no/such-model", "*'no/such-model' cannot be loaded as int8:*"),
+        ("--quant-corpus=nowhere.txt", "*unknown corpus 'nowhere.txt': neither 'python-docs' nor*"),
+        ("--quant-protocol=gptq-1024", "*use a longer text or a shorter window*"),
+        ("--quant-protocol=gptq-520", "*do not fit the model's 512 positions*--quant-protocol=gptq-512*"),
+        ("--quant-matrix=nowhere.toml", "*nowhere.toml*"),
+    ],
+)
+def test_what_cannot_be_had_is_one_error_without_a_traceback(project, option, said):
+    project.test(TEST.format(marks="@pytest.mark.perplexity_delta(max_ratio=3)"))
+    result = project.gate(option)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines([said])
+    result.stdout.no_fnmatch_line("*pytest_quant/*.py*")
+    assert project.baselines == {}
