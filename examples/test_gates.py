@@ -19,6 +19,12 @@ def test_fast(quant_model):
     assert quant_model.proof.quantized_weight_share == 1.0
 
 
+@pytest.mark.quant(formats=["bf16", "fp8"], reference="fp32")
+@pytest.mark.memory_budget(max_ratio=0.6)
+def test_the_next_formats(quant_model):
+    """A format that cannot run here is skipped, with what was asked, what was found and what would be needed."""
+
+
 def test_by_hand(quant_measure):
     """The same measurements as assertions of one's own."""
     assert quant_measure.memory_budget("nf4") < quant_measure.memory_budget("int8")

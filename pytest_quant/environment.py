@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -48,9 +49,9 @@ def packages() -> dict[str, str]:
     return found
 
 
-def now() -> str:
-    """UTC, to the second."""
-    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+def timestamp(seconds: float) -> str:
+    """UTC to the second, of seconds since the epoch."""
+    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def commit(start: Path | None = None) -> str | None:
@@ -89,7 +90,7 @@ def _resolve(git: Path, ref: str) -> str | None:
 
 def for_people(hardware: Mapping[str, Any]) -> dict[str, Any]:
     """What is kept beside a recorded measurement."""
-    kept: dict[str, Any] = {"date": now(), "packages": packages()}
+    kept: dict[str, Any] = {"date": timestamp(time.time()), "packages": packages()}
     if (sha := commit()) is not None:
         kept["commit"] = sha
     if "driver" in hardware:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quant import baseline
-from pytest_quant.environment import for_people, now
+from pytest_quant.environment import for_people
 
 Payload = dict[str, Any]
 """``{"record": ..., "entry": ... or None, "question": ..., "breaks": ...}`` of one judged gate."""
@@ -26,7 +26,8 @@ class Ledger:
     skipped: dict[str, Payload] = field(default_factory=dict)
     passed: set[str] = field(default_factory=set)
     hardware: dict[str, Any] = field(default_factory=dict)
-    started: str = field(default_factory=now)
+    started: float = 0.0
+    """Seconds since the epoch."""
 
     @property
     def records(self) -> list[Payload]:

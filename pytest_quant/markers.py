@@ -72,9 +72,9 @@ _COUNTS = ("batch_size", "prompt_tokens", "new_tokens", "context")
 def register(config: pytest.Config) -> None:
     """Make the markers known to ``--strict-markers`` and ``--markers``."""
     lines = {
-        "quant": "(model, formats, reference, engine, revision, trust_remote_code, require_native): a model, in formats",
+        "quant": "(model, formats, reference, engine, revision, trust_remote_code, require_native): model and formats",
         "perplexity_delta": "(max, max_ratio): perplexity above the reference's",
-        "throughput_ratio": "(min, phase, batch_size, prompt_tokens, new_tokens): tokens a second over the reference's",
+        "throughput_ratio": "(min, phase, batch_size, prompt_tokens, new_tokens): tokens/s over the reference's",
         "memory_budget": "(max_gb, max_gib, max_ratio, of, batch_size, context): bytes of weights, peak or KV cache",
         **dict.fromkeys(LATER, "(...): not known to this version of pytest-quant yet"),
     }

@@ -3,36 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from pytest_quant.engines import memory, transformers
-from pytest_quant.engines.source import ModelSource
 from pytest_quant.engines.weights import count_weights
 from pytest_quant.errors import QuantError, Unsupported
 from pytest_quant.formats import registry
 from pytest_quant.formats.backend import backend, missing_packages
-from pytest_quant.formats.backends.torch_native import DTYPES
 from pytest_quant.formats.format import Format
 from pytest_quant.hardware import Device
 from pytest_quant.hardware.matrix import Matrix, Support, explain_skip
 from pytest_quant.model import ModelHandle
 from pytest_quant.progress import Progress
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """What a test says about its model, its format apart."""
-
-    source: ModelSource
-    reference: str = "fp16"
-    engine: str = transformers.NAME
-    require_native: bool | None = None
-    """None: formats that quantize activations need native units; True: every format does; False: none."""
-
-    @property
-    def compute_dtype(self) -> str:
-        """What quantized formats compute in: the reference's type, so that quantization is the only difference."""
-        return DTYPES.get(self.reference, "float16")
+from pytest_quant.spec import ModelSpec
 
 
 def check(spec: ModelSpec, format: Format, device: Device, matrix: Matrix) -> Support:

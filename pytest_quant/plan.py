@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pytest_quant.engines.weights import count_weights
 from pytest_quant.errors import Unsupported
@@ -12,7 +12,8 @@ from pytest_quant.formats.backend import missing_packages
 from pytest_quant.formats.format import Format
 from pytest_quant.hardware import Device
 from pytest_quant.hardware.matrix import Matrix, Support, explain_skip
-from pytest_quant.models import ModelSpec, check
+from pytest_quant.models import check
+from pytest_quant.spec import ModelSpec
 
 Check = Callable[[ModelSpec, Format, Device, Matrix], Support]
 
@@ -34,11 +35,14 @@ class Planned:
 
 
 def check_elsewhere(spec: ModelSpec, format: Format, device: Device, matrix: Matrix) -> Support:
-    """As :func:`pytest_quant.models.check`, for hardware that is not here: its libraries are not judged by ours."""
+    """As :func:`pytest_quant.models.check`, for hardware that is not here: its libraries are not judged by ours, and
+    of a format that is not known yet the hardware is asked all the same."""
     if not format.known:
-        absent = missing_packages(format)
-        assert absent is not None
-        raise absent
+        units = matrix.units(format.numeric, device)
+        needs_units = format.input_activations is not None and spec.require_native is not False
+        if needs_units and units.status != "native":
+            raise explain_skip(format, device, replace(units, status="unsupported"))
+        raise missing_packages(format) or AssertionError(format.name)
     support = matrix.support(format, device, require_native=spec.require_native)
     if support.status == "unsupported":
         raise explain_skip(format, device, support)

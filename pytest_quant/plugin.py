@@ -148,6 +148,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     run = config.stash[RUN]
+    if not run.used:
+        return
     if run.ledger.records or run.ledger.skipped or run.troubles or run.messages:
         from pytest_quant.report.terminal import summarize
 

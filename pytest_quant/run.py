@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,10 @@ from pytest_quant import targets
 from pytest_quant.errors import NotFinite, QuantError, Unsupported, UsageError
 from pytest_quant.gates.gate import Gate
 from pytest_quant.gates.verdict import Verdict
-from pytest_quant.ledger import Ledger
 from pytest_quant.options import Options
 
 if TYPE_CHECKING:
+    from pytest_quant.ledger import Ledger
     from pytest_quant.session import Session
     from pytest_quant.targets import Target
     from pytest_quant.verdicts import Outcome, Policy
@@ -38,12 +39,18 @@ class Run:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.ledger = Ledger()
+        self._started = time.time()
         self.known_tests: set[str] = set()
         self.messages: list[str] = []
         """Good news for the summary: what was written."""
         self.troubles: list[str] = []
         """What turns the run red besides failed tests."""
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        from pytest_quant.ledger import Ledger
+
+        return Ledger(started=self._started)
 
     @cached_property
     def options(self) -> Options:
@@ -90,6 +97,8 @@ class Run:
     def hear(self, report: pytest.TestReport) -> None:
         """Enter a test's report into the ledger."""
         carried = getattr(report, CARRIED, None)
+        if not self.used:
+            return
         if report.when == "teardown" and report.failed:
             self.ledger.note_failure(report.nodeid)
         if carried is None or str(report.outcome) == "rerun":  # which is what pytest-rerunfailures makes it
@@ -122,8 +131,8 @@ class Run:
         if target is None:
             return
         questions = [(name, gate) for name in target.formats for gate in target.gates]
-        if ASKED in item.stash:
-            questions += item.stash[ASKED]
+        asked: list[tuple[str, Gate]] | None = item.stash.get(ASKED, None)
+        questions += asked or []
         outcomes: list[Outcome] = []
         item.stash[OUTCOMES] = outcomes
         for name, gate in questions:
@@ -223,7 +232,7 @@ class Run:
 
     def _why_not(self, name: str) -> str:
         reasons: list[str] = [skip["reason"] for skip in self.ledger.skipped.values() if skip.get("format") == name]
-        failed = [r["reason"] for r in self.ledger.records if r["format"] == name and "reason" in r]
+        failed: list[str] = [r["reason"] for r in self.ledger.records if r["format"] == name and "reason" in r]
         return (reasons + failed or ["no test that ran asked for it"])[0]
 
 

@@ -13,8 +13,9 @@ from pytest_quant.formats import registry
 from pytest_quant.gates.gate import Gate
 from pytest_quant.gates.measurement import Measurement
 from pytest_quant.model import ModelHandle
-from pytest_quant.models import Models, ModelSpec, check
+from pytest_quant.models import Models, check
 from pytest_quant.progress import Progress
+from pytest_quant.spec import ModelSpec
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,8 +12,8 @@ from pytest_quant.engines.source import ModelSource
 from pytest_quant.errors import UsageError
 from pytest_quant.formats import registry
 from pytest_quant.gates.gate import Gate
-from pytest_quant.models import ModelSpec
 from pytest_quant.options import Options, local_folder
+from pytest_quant.spec import ModelSpec
 
 FORMAT = "quant_format"
 FORMAT_FIXTURES = {f"{name.replace('-', '_')}_model": name for name in registry.FORMATS}

@@ -27,10 +27,10 @@ def _four_bit(name: str) -> Format:
     )
 
 
-def _announced(name: str, bits: int, kind: str, *, activations: bool = False) -> Format:
+def _announced(name: str, numeric: str, bits: int, kind: str, *, activations: bool = False) -> Format:
     weights = QuantizationArgs(bits, kind, "channel")
     dynamic = QuantizationArgs(bits, kind, "token", dynamic=True) if activations else None
-    return Format(name, weights, backend="none", numeric=name, input_activations=dynamic, known=False)
+    return Format(name, weights, backend="none", numeric=numeric, input_activations=dynamic, known=False)
 
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
@@ -50,16 +50,16 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             ),
             _four_bit("nf4"),
             _four_bit("fp4"),
-            _announced("fp8", 8, "float", activations=True),
-            _announced("fp8-weight-only", 8, "float"),
-            _announced("int8-weight-only", 8, "int"),
-            _announced("w8a8", 8, "int", activations=True),
-            _announced("int4", 4, "int"),
-            _announced("awq", 4, "int"),
-            _announced("gptq", 4, "int"),
-            _announced("mxfp4", 4, "float", activations=True),
-            _announced("nvfp4", 4, "float", activations=True),
-            _announced("gguf", 4, "int"),
+            _announced("fp8", "fp8", 8, "float", activations=True),
+            _announced("fp8-weight-only", "fp8", 8, "float"),
+            _announced("int8-weight-only", "int8", 8, "int"),
+            _announced("w8a8", "int8", 8, "int", activations=True),
+            _announced("int4", "int4", 4, "int"),
+            _announced("awq", "int4", 4, "int"),
+            _announced("gptq", "int4", 4, "int"),
+            _announced("mxfp4", "mxfp4", 4, "float", activations=True),
+            _announced("nvfp4", "nvfp4", 4, "float", activations=True),
+            _announced("gguf", "int4", 4, "int"),
         )
     }
 )

@@ -42,7 +42,8 @@ def find(
 ) -> tuple[Device | None, tuple[str, ...]]:
     """The first discrete Intel GPU, and how many of its name; else ``None`` and a sentence about what was left out.
 
-    A board of two tiles is two devices, unless ``ZE_FLAT_DEVICE_HIERARCHY=COMPOSITE``. A GPU whose PCI id is not in the table may be integrated, where the CPU is as good: it is not chosen.
+    A GPU whose PCI id is not in the table may be integrated, where the CPU is as good: it is not chosen. A board of
+    two tiles is two devices, unless ``ZE_FLAT_DEVICE_HIERARCHY=COMPOSITE``.
     ``memory_bytes`` is told by the ``xe`` driver alone. ``ZE_AFFINITY_MASK`` is not interpreted. Raises nothing.
     """
     environ = os.environ if environ is None else environ

@@ -18,7 +18,7 @@ def run_record(ledger: Ledger) -> dict[str, Any]:
     surroundings: dict[str, Any] = {
         "hardware": ledger.hardware,
         "packages": environment.packages(),
-        "started": ledger.started,
+        "started": environment.timestamp(ledger.started),
     }
     if (sha := environment.commit()) is not None:
         surroundings["commit"] = sha

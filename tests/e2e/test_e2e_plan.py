@@ -1,0 +1,99 @@
+"""--quant-plan says what would run and what would be skipped, here or on hardware that is not here."""
+
+from __future__ import annotations
+
+import pytest
+
+TESTS = """
+import pytest
+
+@pytest.mark.quant(formats=["bf16", "int8", "nf4", "fp8"], reference="fp16")
+@pytest.mark.memory_budget(max_gb=1)
+def test_it(quant_model):
+    raise AssertionError("a plan runs nothing")
+
+@pytest.mark.quant(formats=["bf16"], require_native=True)
+@pytest.mark.memory_budget(max_gb=1)
+def test_native(quant_model): ...
+
+def test_plain(): raise AssertionError("nor this")
+"""
+SIX = {
+    "NVIDIA H100 80GB HBM3": "sm_90",
+    "NVIDIA A100-SXM4-80GB": "sm_80",
+    "NVIDIA A10G": "sm_86",
+    "NVIDIA L40S": "sm_89",
+    "NVIDIA GeForce RTX 4090": "sm_89",
+    "NVIDIA GeForce RTX 3090": "sm_86",
+}
+
+
+@pytest.mark.parametrize("name, architecture", SIX.items())
+def test_for_the_six_gpus(project, name, architecture):
+    project.test(TESTS)
+    result = project.run("--quant-plan", f"--quant-device={name}")
+    assert result.ret == 0
+    result.assert_outcomes()
+    fp8 = "*fp8: *does not know how to load it yet*" if architecture in ("sm_89", "sm_90") else "*fp8: asked: *8.9*"
+    result.stdout.fnmatch_lines(
+        [
+            f"{name} [[]{architecture}[]]: *GB, *GB/s",
+            "run   test_quant.py::test_it[[]bf16[]]  bf16: native, weights *decode at best * ms a token (bandwidth)",
+            "run   test_quant.py::test_it[[]int8[]]  int8: native, weights *",
+            "run   test_quant.py::test_it[[]nf4[]]  nf4: dequantized, weights *",
+        ],
+        consecutive=False,
+    )
+    result.stdout.fnmatch_lines([f"skip  test_quant.py::test_it[[]fp8[]]  {fp8.lstrip('*')}"])
+    result.stdout.fnmatch_lines(["run   test_quant.py::test_native[[]bf16[]]  bf16: native, *"])
+    assert project.baselines == {}
+
+
+def test_a_t4_has_no_bf16_units(project):
+    project.test(TESTS)
+    result = project.run("--quant-plan", "--quant-device=Tesla T4")
+    result.stdout.fnmatch_lines(["run   *test_it[[]bf16[]]  bf16: dequantized*", "skip  *test_native[[]bf16[]]  bf16: asked*"])
+
+
+def test_the_lessons_matrix_may_be_asked(project):
+    project.test(TESTS)
+    arguments = ["--quant-plan", "--quant-device=NVIDIA GeForce RTX 3090", "--quant-matrix=lesson"]
+    result = project.run(*arguments)
+    result.stdout.fnmatch_lines(["skip  *test_native[[]bf16[]]  bf16: asked*"])
+
+
+def test_a_users_matrix_may_be_asked(project):
+    (project.path / "mine.toml").write_text(
+        'schema = 1\nname = "mine"\n\n[[units]]\nkind = "cuda"\ncompute_capability = "8.0"\n'
+        'source = "our own measurement"\nbf16 = "dequantized: broken on our boards"\n'
+    )
+    project.test(TESTS)
+    result = project.run("--quant-plan", "--quant-device=A100", "--quant-matrix=mine.toml")
+    result.stdout.fnmatch_lines(["skip  *test_native[[]bf16[]]  bf16: asked*broken on our boards*"])
+
+
+def test_for_this_machine(project):
+    project.test(TESTS)
+    result = project.run("--quant-plan")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["run   *test_it[[]nf4[]]  nf4: dequantized*", "skip  *test_it[[]fp8[]]*"])
+
+
+def test_for_a_device_that_nobody_knows(project):
+    project.test(TESTS)
+    result = project.run("--quant-plan", "--quant-device=RTX 9999")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --quant-device: no specification of 'RTX 9999'; known are *NVIDIA H200*"])
+
+
+def test_the_command_prints_the_matrix(capsys):
+    from pytest_quant.cli import main
+
+    assert main(["matrix", "--device", "A100", "--device", "L40S"]) == 0
+    printed = capsys.readouterr().out
+    assert [line.split()[1:] for line in printed.splitlines() if line.startswith("fp8 ")] == [["dequant", "native"]]
+    assert main(["matrix", "--diff", "lesson"]) == 0
+    assert "6 cells differ" in capsys.readouterr().out
+    assert main(["matrix", "--device", "here"]) == 0
+    assert main(["matrix", "--device", "RTX 9999"]) == 2
+    assert "RTX 9999" in capsys.readouterr().err
