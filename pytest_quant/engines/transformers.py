@@ -153,6 +153,7 @@ def load(
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    _require_torch_for(device, f"{source.short} in {format.name}")
     opening = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
     try:
         with _quiet():
@@ -181,6 +182,25 @@ def load(
     model.eval()
     proof = prove(model, format, backend, eligible_weights(config, trust_remote_code=source.trust_remote_code))
     return TransformersModel(model, tokenizer, device, proof)
+
+
+def _require_torch_for(device: Device, asked: str) -> None:
+    """:class:`Unsupported` where the installed torch cannot use the device that was detected."""
+    import torch
+
+    usable = {
+        "cuda": torch.version.hip is None and torch.cuda.is_available(),
+        "rocm": torch.version.hip is not None and torch.cuda.is_available(),
+        "xpu": torch.xpu.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if not usable[device.kind]:
+        raise Unsupported(
+            asked=f"{asked} on {device.name}",
+            found=f"torch {torch.__version__}, which cannot use it",
+            needed=f"a build of torch for {device.kind} that the driver supports, or the device hidden from this run",
+        )
 
 
 def eligible_weights(config: Any, *, trust_remote_code: bool = False) -> dict[str, int]:

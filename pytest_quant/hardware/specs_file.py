@@ -6,13 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from importlib.resources import files
 from typing import Any
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 SOURCE = "specification table (pytest_quant/hardware/specs.toml)"
 
@@ -68,6 +62,12 @@ class Spec:
 @lru_cache(maxsize=1)
 def load() -> tuple[Spec, ...]:
     """All rows, in the file's order. Raises ``ValueError`` for a file that is not as described in its head."""
+    from importlib.resources import files
+
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
     text = files(__package__).joinpath("specs.toml").read_text(encoding="utf-8")
     return tuple(parse(row) for row in tomllib.loads(text)["gpu"])
 

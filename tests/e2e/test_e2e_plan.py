@@ -52,7 +52,9 @@ def test_for_the_six_gpus(project, name, architecture):
 def test_a_t4_has_no_bf16_units(project):
     project.test(TESTS)
     result = project.run("--quant-plan", "--quant-device=Tesla T4")
-    result.stdout.fnmatch_lines(["run   *test_it[[]bf16[]]  bf16: dequantized*", "skip  *test_native[[]bf16[]]  bf16: asked*"])
+    result.stdout.fnmatch_lines(
+        ["run   *test_it[[]bf16[]]  bf16: dequantized*", "skip  *test_native[[]bf16[]]  bf16: asked*"]
+    )
 
 
 def test_the_lessons_matrix_may_be_asked(project):

@@ -70,7 +70,9 @@ def test_a_few_layers_left_out_fail(tiny_llama, libraries):
     model = load(tiny_llama, "int8")
     wide = torch.nn.Linear(64, 128, bias=False)
     model.model.model.layers[0].mlp.up_proj = wide
-    with pytest.raises(ProofFailed, match=r"not in int8: 88\.9% of .* 1 of 14 weights left out: model\.layers\.0\.mlp\.up"):
+    with pytest.raises(
+        ProofFailed, match=r"not in int8: 88\.9% of .* 1 of 14 weights left out: model\.layers\.0\.mlp\.up"
+    ):
         prove_as(model, "int8")
 
 

@@ -112,7 +112,8 @@ def test_a_failing_assertion_shows_the_interval(pytester):
         from pytest_quant.gates.measurement import Measurement, Quantity
 
         def test_it():
-            found = Measurement("perplexity_delta", "m", "nf4", "e", "delta", {"delta": Quantity(2, 1.5, 2.5, "ppl")}, {})
+            delta = {"delta": Quantity(2, 1.5, 2.5, "ppl")}
+            found = Measurement("perplexity_delta", "m", "nf4", "e", "delta", delta, {})
             assert found <= 1.0
         """
     )
@@ -164,7 +165,8 @@ one = Measurement("perplexity_delta", "m", "nf4", "e", "delta", {"delta": Quanti
                   scores=(3.0,), reference_scores=(2.9,), tokens=(7,))
 class Then:
     value, low, high, scores, reference_scores = 1.0, None, None, (3.0,), (2.9,)
-print(judge(one, (("max", 2.0),)).verdict, change(one, Then).verdict, *{"torch", "pytest", "_pytest"} & set(sys.modules))
+found = judge(one, (("max", 2.0),)).verdict, change(one, Then).verdict
+print(*found, *{"torch", "pytest", "_pytest"} & set(sys.modules))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["passed", "passed"]

@@ -191,6 +191,9 @@ class TestMig:
         assert (found.partition, found.count) == ("MIG 3g.40gb", 1)
         assert found.notes == ("Only the first of the visible MIG devices is counted.",)
 
+    def test_a_profile_is_named_after_the_rounded_eighth_of_the_board(self):
+        assert device("b200-mig").partition == "MIG 1g.23gb"
+
     def test_no_slice_was_created(self):
         note = "MIG is enabled on the NVIDIA GPUs that are visible, but no instance has been created."
         assert ask("a100-mig-empty") == (None, (note,))

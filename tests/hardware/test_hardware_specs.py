@@ -159,6 +159,7 @@ def test_a_slice_of_a_board_whose_driver_reports_less_than_its_nameplate():
     planned = device("H100 SXM5 MIG 1g.10gb")
     assert planned.memory_bytes == 81559 * 2**20 // 8
     assert planned.bandwidth == pytest.approx(3.35e12 / 8)
+    assert device("NVIDIA GB200 MIG 2g.46gb").bandwidth == pytest.approx(8e12 / 4)
     assert device("H200 MIG 1g.18gb").bandwidth == pytest.approx(4.8e12 / 8)
 
 
