@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 import shutil
 from pathlib import Path
 from typing import Any
@@ -161,6 +163,10 @@ def libraries(tiny_llama) -> None:
     cannot be imported twice."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+    import pytest_quant
+
+    for module in pkgutil.walk_packages(pytest_quant.__path__, "pytest_quant."):
+        importlib.import_module(module.name)
     AutoTokenizer.from_pretrained(tiny_llama)
     model = AutoModelForCausalLM.from_pretrained(
         tiny_llama, device_map={"": "cpu"}, quantization_config=BitsAndBytesConfig(load_in_8bit=True)

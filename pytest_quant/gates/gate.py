@@ -76,18 +76,27 @@ def judge(measurement: Measurement, limits: tuple[tuple[str, float], ...]) -> Ju
 
 
 def _judge_one(quantity: Quantity, name: str, kind: LimitKind, limit: float) -> Judgement:
-    value, low, high = (number / kind.unit for number in (quantity.value, quantity.low, quantity.high))
+    numbers = value, low, high = tuple(number / kind.unit for number in (quantity.value, quantity.low, quantity.high))
     unit = kind.symbol or quantity.unit
-    if not (math.isfinite(value) and math.isfinite(low) and math.isfinite(high)):
-        return Judgement(Verdict.FAILED, f"{value} {unit} is not a finite number")
+    for number in numbers:
+        if not math.isfinite(number):
+            return Judgement(Verdict.FAILED, f"{number} {unit} is not a finite number")
     smaller_is_better = name.startswith("max")
     if (high <= limit) if smaller_is_better else (low >= limit):
         return Judgement(Verdict.PASSED)
-    words = ("above", "at most") if smaller_is_better else ("below", "at least")
+    side, bound = ("above", "at most") if smaller_is_better else ("below", "at least")
+    shown = _apart(value, limit)
     if (low > limit) if smaller_is_better else (high < limit):
-        return Judgement(Verdict.FAILED, f"{value:.4g} {unit} is {words[0]} the limit ({words[1]} {limit:g} {unit})")
+        return Judgement(Verdict.FAILED, f"{shown} {unit} is {side} the limit ({bound} {limit:g} {unit})")
     return Judgement(
         Verdict.INCONCLUSIVE,
-        f"{value:.4g} {unit} with the interval {low:.4g} to {high:.4g} does not decide the limit of {words[1]} "
-        f"{limit:g} {unit}",
+        f"{shown} {unit} with the interval {low:.4g} to {high:.4g} does not decide the limit of {bound} {limit:g} "
+        f"{unit}",
     )
+
+
+def _apart(value: float, limit: float) -> str:
+    """The value in four digits, or in as many more as tell it from the limit."""
+    bound = float(f"{limit:g}")
+    texts = (f"{value:.{digits}g}" for digits in range(4, 17))
+    return next((text for text in texts if float(text) != bound), repr(value))

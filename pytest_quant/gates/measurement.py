@@ -69,7 +69,7 @@ class Measurement:
         return self.quantity.value
 
     def __float__(self) -> float:
-        return self.value
+        return float(self.value)
 
     def __eq__(self, other: object) -> bool:
         number = _number(other)
@@ -80,7 +80,9 @@ class Measurement:
         if number is None:
             return NotImplemented
         if math.isnan(number):
-            raise ValueError(f"{self.metric} compared with NaN: no limit can be NaN")
+            raise ValueError(f"{self.metric} compared with NaN, which is neither above nor below anything")
+        if not math.isfinite(self.value):
+            raise ValueError(f"{self.metric} is {self.value}: NaN and infinity keep no limit")
         return self.value < number
 
     def __hash__(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -48,9 +49,17 @@ class Change:
 
 
 def change(now: Measurement, then: Accepted) -> Change:
-    """Judge the change from ``then`` to ``now``, two measurements of one identity."""
+    """Judge the change from ``then`` to ``now``, two measurements of one identity. What is not finite, or has
+    nothing to be compared with, is ``incomparable``."""
+    numbers = (now.value, now.quantity.low, now.quantity.high, then.value, *(now.scores or ()), *(then.scores or ()))
+    if not all(math.isfinite(number) for number in numbers):
+        return Change(
+            Verdict.INCOMPARABLE, "not finite", "NaN and infinity cannot be compared; record the baseline anew"
+        )
     if now.metric == "perplexity_delta":
         return _quality(now, then)
+    if then.value == 0.0:
+        return Change(Verdict.INCOMPARABLE, "from 0", "a share of 0 is no number; record the baseline anew")
     if now.metric == "throughput_ratio":
         return _speed(now, then)
     return _memory(now, then)
@@ -58,7 +67,7 @@ def change(now: Measurement, then: Accepted) -> Change:
 
 def _quality(now: Measurement, then: Accepted) -> Change:
     """By windows: what the format says of each now, against what it said then. The same code gives 0."""
-    if now.scores is None or now.tokens is None or then.scores is None or len(then.scores) != len(now.scores):
+    if not now.scores or now.tokens is None or not then.scores or len(then.scores) != len(now.scores):
         return Change(
             Verdict.INCOMPARABLE, "no windows", "the baseline holds no scores of these windows; record it anew"
         )
@@ -68,7 +77,7 @@ def _quality(now: Measurement, then: Accepted) -> Change:
     if verdict is Verdict.PASSED:
         return Change(verdict, shown)
     reference = 0.0
-    if now.reference_scores is not None and then.reference_scores is not None:
+    if now.reference_scores and then.reference_scores and len(now.reference_scores) == len(then.reference_scores):
         reference = paired_difference(now.reference_scores, then.reference_scores, now.tokens).mean
     reason = (
         f"{moved:+.5f} nats a token against the baseline's windows "

@@ -79,7 +79,7 @@ def test_console(pytester, monkeypatch, capsys, block):
 
 
 def test_every_option_in_the_documentation_exists(pytestconfig):
-    known = {name for name in vars(pytestconfig.option)}
+    known = set(vars(pytestconfig.option))
     for page in PAGES:
         for option in re.findall(r"--(quant-[a-z-]+)", page.read_text(encoding="utf-8")):
             assert option.replace("-", "_") in known, f"{page.name}: --{option}"

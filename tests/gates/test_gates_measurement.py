@@ -45,7 +45,7 @@ def test_it_orders_as_its_value_does(value, limit, compare):
     """Whatever the interval is."""
     assert compare(measured(value, -9.0, 9.0), limit) is compare(value, limit)
     assert compare(limit, measured(value, -9.0, 9.0)) is compare(limit, value)
-    assert compare(measured(value, 0.0, 9.0), measured(limit, -5.0, 1.0)) is compare(value, limit)
+    assert compare(measured(value, 0.0, 9.0), measured(float(limit), -5.0, 1.0)) is compare(value, limit)
 
 
 def test_equal_measurements_hash_as_their_value():

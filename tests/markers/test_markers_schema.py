@@ -1,0 +1,353 @@
+"""Markers: what they accept, and the words in which they refuse the rest."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from pytest_quant import markers
+from pytest_quant.errors import UsageError
+from pytest_quant.gates.gate import LIMITS, Gate
+from pytest_quant.markers import Quant
+
+NAN, INF = math.nan, math.inf
+
+
+def mark(name: str, *arguments, **named) -> pytest.Mark:
+    decorator = getattr(pytest.mark, name)
+    return (decorator.with_args(*arguments, **named) if arguments or named else decorator).mark
+
+
+def gate(name: str, *arguments, **named) -> Gate:
+    (only,) = markers.gates([mark(name, *arguments, **named)])
+    return only
+
+
+def refusal(name: str, *arguments, **named) -> str:
+    one = mark(name, *arguments, **named)
+    with pytest.raises(UsageError) as caught:
+        markers.quant([one]) if name == "quant" else markers.gates([one])
+    return str(caught.value)
+
+
+# what is accepted
+
+
+def test_the_markers_of_the_manual():
+    assert gate("perplexity_delta", max=1.0) == Gate("perplexity_delta", (("max", 1.0),))
+    assert gate("perplexity_delta", max_ratio=1.05).limits == (("max_ratio", 1.05),)
+    assert gate("throughput_ratio", min=1.5, phase="decode", batch_size=1) == Gate(
+        "throughput_ratio",
+        (("min", 1.5),),
+        (("batch_size", 1), ("new_tokens", 32), ("phase", "decode"), ("prompt_tokens", 64)),
+    )
+    assert gate("memory_budget", max_gb=6.0, of="weights") == Gate(
+        "memory_budget", (("max_gb", 6.0),), (("batch_size", 1), ("context", 512), ("of", "weights"))
+    )
+
+
+def test_two_limits_on_one_marker_both_count():
+    assert gate("perplexity_delta", max_ratio=1.05, max=1.0).limits == (("max", 1.0), ("max_ratio", 1.05))
+    assert gate("memory_budget", max_gib=2, max_gb=1, max_ratio=0.5).limits == (
+        ("max_gb", 1.0),
+        ("max_gib", 2.0),
+        ("max_ratio", 0.5),
+    )
+
+
+def test_whole_numbers_become_floats():
+    ((_, limit),) = gate("memory_budget", max_gb=6).limits
+    assert (limit, type(limit)) == (6.0, float)
+
+
+def test_a_delta_of_zero_can_be_demanded():
+    assert gate("perplexity_delta", max=0).limits == (("max", 0.0),)
+
+
+def test_none_is_not_given():
+    assert gate("perplexity_delta", max=1.0, max_ratio=None).limits == (("max", 1.0),)
+    assert markers.quant([mark("quant", model=None, formats=None)]) == Quant()
+
+
+def test_equal_questions_are_equal_whatever_the_order():
+    assert gate("memory_budget", max_gb=1.0, of="peak", context=64) == gate(
+        "memory_budget", context=64, of="peak", max_gb=1.0
+    )
+
+
+def test_quant_in_full():
+    given = mark(
+        "quant",
+        model="org/name",
+        formats=["int8", "nf4"],
+        reference="fp16",
+        engine="transformers",
+        revision="main",
+        trust_remote_code=False,
+        require_native=True,
+    )
+    assert markers.quant([given]) == Quant("org/name", ("int8", "nf4"), "fp16", "transformers", "main", False, True)
+
+
+@pytest.mark.parametrize(
+    "formats", [["int8", "nf4"], ("int8", "nf4"), {"int8": 1, "nf4": 2}.keys(), ["int8", "nf4", "int8"]]
+)
+def test_any_list_of_formats_each_once(kind):
+    found = markers.quant([mark("quant", formats=kind(["int8", "nf4"]))])
+    assert found is not None
+    assert found.formats == ("int8", "nf4")
+
+
+def test_without_markers_there_is_nothing():
+    assert markers.quant([]) is None
+    assert markers.quant([mark("skip"), mark("perplexity_delta", max=1.0)]) is None
+    assert markers.gates([mark("quant"), mark("parametrize", "a", [1])]) == ()
+    assert markers.quant([mark("quant")]) == Quant()
+
+
+# which of several counts
+
+
+def test_the_nearest_quant_wins_whole():
+    near, far = mark("quant", model="near"), mark("quant", model="far", formats=["nf4"])
+    assert markers.quant([near, far]) == Quant(model="near")
+    assert markers.quant([far, near]) == Quant(model="far", formats=("nf4",))
+
+
+def test_the_nearest_limit_on_one_question_wins():
+    near, far = mark("perplexity_delta", max=0.5), mark("perplexity_delta", max=9.0)
+    assert [g.limits for g in markers.gates([near, far])] == [(("max", 0.5),)]
+    assert [g.limits for g in markers.gates([far, near])] == [(("max", 9.0),)]
+
+
+def test_two_phases_are_two_questions():
+    found = markers.gates([mark("throughput_ratio", min=1.5), mark("throughput_ratio", min=0.5, phase="prefill")])
+    assert [(dict(g.parameters)["phase"], g.limits) for g in found] == [
+        ("decode", (("min", 1.5),)),
+        ("prefill", (("min", 0.5),)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "metric, one, other",
+    [
+        ("throughput_ratio", {"min": 1.0}, {"min": 1.0, "batch_size": 8}),
+        ("throughput_ratio", {"min": 1.0}, {"min": 1.0, "prompt_tokens": 128}),
+        ("throughput_ratio", {"min": 1.0}, {"min": 1.0, "new_tokens": 64}),
+        ("memory_budget", {"max_gb": 1.0}, {"max_gb": 1.0, "of": "peak"}),
+        ("memory_budget", {"max_gb": 1.0, "of": "peak"}, {"max_gb": 1.0, "of": "kv_cache"}),
+        ("memory_budget", {"max_gb": 1.0, "of": "peak"}, {"max_gb": 1.0, "of": "peak", "context": 64}),
+        ("memory_budget", {"max_gb": 1.0, "of": "peak"}, {"max_gb": 1.0, "of": "peak", "batch_size": 2}),
+    ],
+)
+def test_other_parameters_are_another_question(metric, one, other):
+    assert len(markers.gates([mark(metric, **one), mark(metric, **other)])) == 2
+
+
+@pytest.mark.parametrize(
+    "metric, one, other",
+    [
+        ("throughput_ratio", {"min": 1.0}, {"min": 2.0, "phase": "decode", "batch_size": 1, "new_tokens": 32}),
+        ("memory_budget", {"max_gb": 1.0}, {"max_gb": 2.0, "of": "weights", "batch_size": 8, "context": 64}),
+        ("memory_budget", {"max_gb": 1.0}, {"max_gib": 2.0}),
+    ],
+)
+def test_what_plays_no_part_makes_no_other_question(metric, one, other):
+    (only,) = markers.gates([mark(metric, **one), mark(metric, **other)])
+    assert only == gate(metric, **one)
+
+
+# what is refused, and in which words
+
+
+@pytest.mark.parametrize("name", ["quant", *markers.GATES])
+def test_an_unknown_argument(name):
+    message = refusal(name, maximum=1.0)
+    assert message.startswith(f"{name} has no argument 'maximum'; its arguments are ")
+    wanted = {
+        "quant": "formats",
+        "perplexity_delta": "max_ratio",
+        "throughput_ratio": "min",
+        "memory_budget": "max_gib",
+    }
+    assert wanted[name] in message
+
+
+@pytest.mark.parametrize(
+    "name, fix",
+    [("perplexity_delta", "max=1.0"), ("throughput_ratio", "min=1.0"), ("memory_budget", "max_gb=1.0")],
+)
+def test_a_positional_limit(name, fix):
+    message = refusal(name, 1.0)
+    assert "takes no positional arguments, got 1.0" in message
+    assert f"write {name}({fix})" in message
+
+
+def test_a_positional_model():
+    assert "write quant(model='org/name')" in refusal("quant", "org/name", formats=["nf4"])
+
+
+EVERY_LIMIT = [(metric, name) for metric, kinds in LIMITS.items() for name in kinds]
+
+
+@pytest.mark.parametrize("metric, limit", EVERY_LIMIT)
+@pytest.mark.parametrize(
+    "value, words",
+    [
+        ("1", "must be a number, not str; write {limit}=1"),
+        ("1.5", "must be a number, not str; write {limit}=1.5"),
+        ("a lot", "must be a number, not str"),
+        ("nan", "must be a number, not str"),
+        (True, "must be a number, not bool"),
+        (False, "must be a number, not bool"),
+        ([1.0], "must be a number, not list"),
+        (1j, "must be a number, not complex"),
+        (NAN, "must be a finite number"),
+        (INF, "must be a finite number"),
+        (-INF, "must be a finite number"),
+        (-0.1, "must not be negative"),
+        (-1, "must not be negative"),
+    ],
+)
+def test_a_limit_that_is_none(metric, limit, value, words):
+    message = refusal(metric, **{limit: value})
+    assert f"{metric}({limit}={value!r}): {words.format(limit=limit)}" in message
+    assert "write" in message if "write" in words else "write" not in message
+
+
+@pytest.mark.parametrize("metric, limit", [pair for pair in EVERY_LIMIT if pair[1] != "max"])
+@pytest.mark.parametrize("zero", [0, 0.0])
+def test_a_limit_of_zero(metric, limit, zero):
+    message = refusal(metric, **{limit: zero})
+    assert f"{metric}({limit}={zero}): must be above 0" in message
+    assert ("it would always hold" if limit == "min" else "it would never hold") in message
+
+
+def test_a_number_beyond_floats_is_no_crash():
+    assert "memory_budget(max_gb=" in refusal("memory_budget", max_gb=10**400)
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("perplexity_delta", "needs a limit: max=... or max_ratio=..."),
+        ("throughput_ratio", "needs a limit: min=..."),
+        ("memory_budget", "needs a limit: max_gb=... or max_gib=... or max_ratio=..."),
+    ],
+)
+def test_no_limit(name, words):
+    assert refusal(name) == f"{name} {words}"
+    assert words in refusal(name, **{next(iter(LIMITS[name])): None})
+
+
+def test_parameters_alone_are_no_limit():
+    assert "needs a limit" in refusal("throughput_ratio", phase="decode")
+
+
+@pytest.mark.parametrize("phase", ["train", "Decode", "", None, 1, ["decode"]])
+def test_a_phase_that_there_is_not(phase):
+    message = refusal("throughput_ratio", min=1.0, phase=phase)
+    assert f"throughput_ratio(phase={phase!r}): must be one of 'decode', 'prefill'" in message
+
+
+@pytest.mark.parametrize("of", ["weight", "PEAK", "", None, 1])
+def test_a_memory_that_there_is_not(of):
+    message = refusal("memory_budget", max_gb=1.0, of=of)
+    assert f"memory_budget(of={of!r}): must be one of 'weights', 'peak', 'kv_cache'" in message
+
+
+@pytest.mark.parametrize(
+    "metric, limit, name",
+    [
+        ("throughput_ratio", "min", "batch_size"),
+        ("throughput_ratio", "min", "prompt_tokens"),
+        ("throughput_ratio", "min", "new_tokens"),
+        ("memory_budget", "max_gb", "batch_size"),
+        ("memory_budget", "max_gb", "context"),
+    ],
+)
+@pytest.mark.parametrize("count", [0, -1, 1.5, 2.0, True, "1", None, NAN])
+def test_a_count_that_is_none(metric, limit, name, count):
+    message = refusal(metric, **{limit: 1.0, name: count})
+    assert f"{metric}({name}={count!r}): must be a whole number of 1 or more" in message
+
+
+@pytest.mark.parametrize("formats", ["nf4", 4, True])
+def test_formats_that_are_no_list(formats):
+    message = refusal("quant", formats=formats)
+    assert message == f'quant(formats={formats!r}): must be a list of format names, such as ["int8", "nf4"]'
+
+
+@pytest.mark.parametrize("formats", [[], ()])
+def test_no_formats(formats):
+    assert "tests nothing; name at least one format" in refusal("quant", formats=formats)
+
+
+@pytest.mark.parametrize("name", ["int3", "NF4", "", "nf4 "])
+def test_an_unknown_format(name):
+    message = refusal("quant", formats=["int8", name])
+    assert f"unknown format {name!r}" in message
+    assert "nf4" in message.split("the formats are")[1]
+
+
+@pytest.mark.parametrize("value", [4, None, True, ["nf4"]])
+def test_a_format_that_is_no_name(value):
+    assert f"{value!r} is not the name of a format" in refusal("quant", formats=["int8", value])
+
+
+def test_an_unknown_reference():
+    assert "unknown format 'fp17'" in refusal("quant", reference="fp17")
+
+
+@pytest.mark.parametrize("name", ["model", "reference", "engine", "revision"])
+@pytest.mark.parametrize("value", [1, True, ["x"]])
+def test_a_word_that_is_none(name, value):
+    assert f"quant({name}={value!r}): must be a str, not {type(value).__name__}" in refusal("quant", **{name: value})
+
+
+@pytest.mark.parametrize("name", ["trust_remote_code", "require_native"])
+@pytest.mark.parametrize("value", [1, 0, "true", "no"])
+def test_a_switch_that_is_none(name, value):
+    assert f"quant({name}={value!r}): must be a bool, not {type(value).__name__}" in refusal("quant", **{name: value})
+
+
+@pytest.mark.parametrize("name", ["kl_divergence", "token_agreement", "task_accuracy"])
+def test_a_marker_of_a_later_version_is_no_silent_pass(name):
+    message = refusal(name, max=1.0)
+    assert message == f"{name} is not known to this version of pytest-quant yet; remove the marker"
+    with pytest.raises(UsageError):
+        markers.gates([mark("perplexity_delta", max=1.0), mark(name)])
+
+
+def test_a_mistake_behind_a_good_marker_is_seen():
+    with pytest.raises(UsageError, match="must not be negative"):
+        markers.gates([mark("perplexity_delta", max=1.0), mark("perplexity_delta", max=-1.0)])
+
+
+# imperatively
+
+
+def test_a_gate_from_arguments():
+    assert markers.gate("throughput_ratio", {"min": 1.5}) == gate("throughput_ratio", min=1.5)
+    assert markers.gate("perplexity_delta", {}, limits_required=False) == Gate("perplexity_delta")
+    with pytest.raises(UsageError, match="needs a limit"):
+        markers.gate("perplexity_delta", {})
+    with pytest.raises(UsageError, match="has no argument 'phase'"):
+        markers.gate("perplexity_delta", {"phase": "decode"}, limits_required=False)
+
+
+def test_every_marker_is_known_to_pytest():
+    lines: list[str] = []
+
+    class Config:
+        def addinivalue_line(self, name: str, line: str) -> None:
+            assert name == "markers"
+            lines.append(line)
+
+    markers.register(Config())
+    names = {line.partition("(")[0] for line in lines}
+    assert names == {"quant", *markers.GATES, *markers.LATER}
+    for metric, kinds in LIMITS.items():
+        (line,) = (line for line in lines if line.startswith(metric + "("))
+        assert all(name in line for name in kinds)
