@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_quant.declarations import FORMAT_FIXTURES
 from pytest_quant.errors import Unsupported, UsageError
 from pytest_quant.run import ASKED, Run
-from pytest_quant.targets import FORMAT_FIXTURES
 
 if TYPE_CHECKING:
     from pytest_quant.gates.measurement import Measurement

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pytest_quant.declarations import LATER
 from pytest_quant.errors import UsageError
 from pytest_quant.gates.gate import LIMITS, Gate
 
@@ -63,23 +64,8 @@ GATES: Mapping[str, type] = {
     "throughput_ratio": ThroughputRatio,
     "memory_budget": MemoryBudget,
 }
-LATER = ("kl_divergence", "token_agreement", "task_accuracy")
-"""Announced, and an error until they measure: a gate that does nothing would be a green that means nothing."""
 _CHOICES = {"phase": ("decode", "prefill"), "of": ("weights", "peak", "kv_cache")}
 _COUNTS = ("batch_size", "prompt_tokens", "new_tokens", "context")
-
-
-def register(config: pytest.Config) -> None:
-    """Make the markers known to ``--strict-markers`` and ``--markers``."""
-    lines = {
-        "quant": "(model, formats, reference, engine, revision, trust_remote_code, require_native): model and formats",
-        "perplexity_delta": "(max, max_ratio): perplexity above the reference's",
-        "throughput_ratio": "(min, phase, batch_size, prompt_tokens, new_tokens): tokens/s over the reference's",
-        "memory_budget": "(max_gb, max_gib, max_ratio, of, batch_size, context): bytes of weights, peak or KV cache",
-        **dict.fromkeys(LATER, "(...): not known to this version of pytest-quant yet"),
-    }
-    for name, text in lines.items():
-        config.addinivalue_line("markers", name + text)
 
 
 def quant(marks: Iterable[pytest.Mark]) -> Quant | None:

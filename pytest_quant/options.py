@@ -10,38 +10,7 @@ from typing import Any
 
 import pytest
 
-_HELP: tuple[tuple[str, str, str], ...] = (
-    # name, metavar, help; each is also an ini option of the same name with underscores
-    ("quant-model", "MODEL", "the model: a folder or a hub id"),
-    ("quant-formats", "A,B", "the formats to test, e.g. int8,nf4; deselects the marked formats that it does not name"),
-    ("quant-reference", "FORMAT", "the unquantized format that deltas are taken against (default: fp16)"),
-    ("quant-engine", "ENGINE", "what executes the model (default: transformers)"),
-    ("quant-corpus", "NAME", "the text of perplexity: python-docs (default) or the path of a text file"),
-    ("quant-protocol", "NAME", "gptq-L or hf-strided-L-S (default: gptq-2048)"),
-    ("quant-max-windows", "N", "a fixed seeded subset of N windows becomes the finite population"),
-    ("quant-confidence", "P", "confidence of all intervals (default: 0.99)"),
-    ("quant-matrix", "NAME", "support matrix: corrected (default), lesson, or the path of a TOML file"),
-    ("quant-baseline-path", "DIR", "where baselines are (default: quant-baselines, below the rootdir)"),
-    (
-        "quant-missing",
-        "POLICY",
-        "a measurement without a baseline: record or fail (default: fail if CI is set, else record)",
-    ),
-    (
-        "quant-inconclusive",
-        "POLICY",
-        "an interval that contains its limit: pass or fail (default: fail if CI is set, else pass)",
-    ),
-    ("quant-require", "A,B", "the run fails unless each of these formats was really measured"),
-    ("quant-cache-dir", "DIR", "where hashes are kept (default: the user's cache directory)"),
-)
-_ONLY_ON_THE_COMMAND_LINE = ("quant-require",)
-"""In an ini file it would break every run of other tests."""
-_CHOICES = {
-    "quant-missing": ("record", "fail"),
-    "quant-inconclusive": ("pass", "fail"),
-    "quant-baseline-update": ("new", "all", "prune"),
-}
+from pytest_quant.declarations import CHOICES
 
 
 @dataclass(frozen=True)
@@ -75,34 +44,6 @@ class Options:
     plan_device: str | None
 
 
-def add_options(parser: pytest.Parser) -> None:
-    """Register the options; none takes an optional value, so that none swallows a path behind it."""
-    group = parser.getgroup("quant", "quantization regression testing")
-    group.addoption(
-        "--quant-baseline", action="store_true", help="compare with the baselines, and record where there is none"
-    )
-    for name, metavar, help_text in _HELP:
-        group.addoption(f"--{name}", metavar=metavar, default=None, help=help_text)
-        if name not in _ONLY_ON_THE_COMMAND_LINE:
-            parser.addini(name.replace("-", "_"), help_text, default=None)
-    group.addoption(
-        "--quant-baseline-update",
-        choices=_CHOICES["quant-baseline-update"],
-        default=None,
-        help="new: record what has no baseline; all: accept every value that keeps its limits; prune: drop entries of "
-        "other identities and of tests that are gone",
-    )
-    group.addoption("--quant-json", metavar="PATH", default=None, help="write the whole run as JSON")
-    group.addoption(
-        "--quant-plan", action="store_true", help="print what would run and what would be skipped, and load nothing"
-    )
-    group.addoption(
-        "--quant-device", metavar="NAME", default=None, help="with --quant-plan: plan for hardware that is not here"
-    )
-    parser.addini("quant_revision", "branch, tag or commit of a hub model", default=None)
-    parser.addini("quant_trust_remote_code", "run code that comes with a hub model", type="bool", default=False)
-
-
 def read(config: pytest.Config) -> Options:
     """The options of a run; :class:`pytest.UsageError` says which is wrong and what it may be."""
 
@@ -110,7 +51,7 @@ def read(config: pytest.Config) -> Options:
         value = config.getoption(f"--{name}")
         if value is None:
             value = config.getini(name.replace("-", "_")) or default
-        allowed = _CHOICES.get(name)
+        allowed = CHOICES.get(name)
         if allowed and value not in allowed:
             raise pytest.UsageError(f"--{name}={value}: may be {' or '.join(allowed)}")
         return value

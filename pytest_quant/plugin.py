@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from pytest_quant import fixtures, markers, options, targets
+from pytest_quant import declarations, fixtures
 from pytest_quant.errors import QuantError, UsageError
 from pytest_quant.fixtures import RUN
-from pytest_quant.run import CARRIED, GateFailure, Run, order
+from pytest_quant.run import CARRIED, GateFailure, Run, is_left_out, order
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    options.add_options(parser)
+    declarations.add_options(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    markers.register(config)
+    declarations.register_markers(config)
     run = config.stash[RUN] = Run(config)
     config.pluginmanager.register(fixtures, "quant-fixtures")
     config.pluginmanager.register(Listener(run), "quant-listener")
@@ -27,21 +27,23 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    function, fixtures = metafunc.definition, metafunc.fixturenames
-    if not targets.concerns(function, fixtures):
+    function, names = metafunc.definition, metafunc.fixturenames
+    if not declarations.concerns(function, names):
         return
+    from pytest_quant import targets
+
     told = metafunc.config.stash[RUN].options
     try:
-        formats = targets.formats_to_parametrize(function, fixtures, told)
+        formats = targets.formats_to_parametrize(function, names, told)
         one_by_one: list[tuple[str, ...]] = [(name,) for name in formats]
-        for chosen in one_by_one or [targets.formats_by_fixture(fixtures)]:
-            targets.resolve(function, fixtures, chosen, told)
+        for chosen in one_by_one or [targets.formats_by_fixture(names)]:
+            targets.resolve(function, names, chosen, told)
     except UsageError as error:
         pytest.fail(f"{function.nodeid}: {error}", pytrace=False)
     if formats:
-        if targets.FORMAT not in fixtures:
-            fixtures.append(targets.FORMAT)
-        metafunc.parametrize(targets.FORMAT, formats)
+        if declarations.FORMAT not in names:
+            names.append(declarations.FORMAT)
+        metafunc.parametrize(declarations.FORMAT, formats)
 
 
 @pytest.hookimpl(trylast=True)
@@ -56,15 +58,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not any(wanted):
         return
     run.known_tests.update(item.nodeid for item in items)
-    selected = run.options.selected
-    out = [
-        item
-        for item, target in zip(items, wanted, strict=True)
-        if target and selected and target.formats and not set(target.formats) & set(selected)
-    ]
-    if out:
-        config.hook.pytest_deselected(items=out)
-        items[:] = [item for item in items if item not in out]
+    if selected := run.options.selected:
+        out = [item for item in items if is_left_out(run.target(item), selected)]
+        if out:
+            config.hook.pytest_deselected(items=out)
+            items[:] = [item for item in items if not is_left_out(run.target(item), selected)]
     items[:] = order(items, [run.target(item) for item in items])
 
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_quant import options as _options
-from pytest_quant import targets
+from pytest_quant.declarations import concerns
 from pytest_quant.errors import NotFinite, QuantError, Unsupported, UsageError
-from pytest_quant.gates.gate import Gate
-from pytest_quant.gates.verdict import Verdict
-from pytest_quant.options import Options
 
 if TYPE_CHECKING:
+    from pytest_quant.gates.gate import Gate
     from pytest_quant.ledger import Ledger
+    from pytest_quant.options import Options
     from pytest_quant.session import Session
     from pytest_quant.targets import Target
     from pytest_quant.verdicts import Outcome, Policy
@@ -27,7 +25,7 @@ TARGET = pytest.StashKey["Target | None"]()
 OUTCOMES = pytest.StashKey["list[Outcome]"]()
 CARRIED = "quant"
 """The attribute of a test's report that takes its outcomes to the process that keeps the ledger."""
-ASKED = pytest.StashKey[list[tuple[str, Gate]]]()
+ASKED = pytest.StashKey["list[tuple[str, Gate]]"]()
 
 
 class GateFailure(AssertionError):
@@ -54,7 +52,9 @@ class Run:
 
     @cached_property
     def options(self) -> Options:
-        return _options.read(self.config)
+        from pytest_quant.options import read
+
+        return read(self.config)
 
     @cached_property
     def policy(self) -> Policy:
@@ -84,7 +84,9 @@ class Run:
         if TARGET not in item.stash:
             fixtures = getattr(item, "fixturenames", [])
             found = None
-            if targets.concerns(item, fixtures):
+            if concerns(item, fixtures):
+                from pytest_quant import targets
+
                 found = targets.resolve(item, fixtures, targets.formats_of(item, fixtures), self.options)
             item.stash[TARGET] = found
         return item.stash[TARGET]
@@ -144,6 +146,7 @@ class Run:
             raise GateFailure(explain([outcome.record for outcome in broken]))
 
     def _judge_one(self, test: str, target: Target, name: str, gate: Gate) -> Outcome:
+        from pytest_quant.gates.verdict import Verdict
         from pytest_quant.verdicts import decide, not_measured
 
         try:
@@ -160,6 +163,7 @@ class Run:
 
     def refuse(self, item: pytest.Item, error: QuantError) -> None:
         """The model could not be had, so none of the test's gates has a number: say so for each."""
+        from pytest_quant.gates.verdict import Verdict
         from pytest_quant.verdicts import not_measured
 
         target = self.target(item)
@@ -234,6 +238,11 @@ class Run:
         reasons: list[str] = [skip["reason"] for skip in self.ledger.skipped.values() if skip.get("format") == name]
         failed: list[str] = [r["reason"] for r in self.ledger.records if r["format"] == name and "reason" in r]
         return (reasons + failed or ["no test that ran asked for it"])[0]
+
+
+def is_left_out(target: Target | None, selected: Collection[str]) -> bool:
+    """Whether ``--quant-formats`` names none of a test's formats."""
+    return target is not None and bool(target.formats) and not set(target.formats) & set(selected)
 
 
 def order(items: Sequence[pytest.Item], wanted: Sequence[Target | None]) -> list[pytest.Item]:

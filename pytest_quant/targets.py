@@ -8,17 +8,13 @@ from dataclasses import dataclass
 import pytest
 
 from pytest_quant import markers
+from pytest_quant.declarations import FORMAT, FORMAT_FIXTURES
 from pytest_quant.engines.source import ModelSource
 from pytest_quant.errors import UsageError
 from pytest_quant.formats import registry
 from pytest_quant.gates.gate import Gate
 from pytest_quant.options import Options, local_folder
 from pytest_quant.spec import ModelSpec
-
-FORMAT = "quant_format"
-FORMAT_FIXTURES = {f"{name.replace('-', '_')}_model": name for name in registry.FORMATS}
-_FIXTURES = {FORMAT, "quant_model", "reference_model", "quant_measure", *FORMAT_FIXTURES}
-_MARKS = {"quant", *markers.GATES, *markers.LATER}
 
 
 @dataclass(frozen=True)
@@ -31,11 +27,6 @@ class Target:
     needs_reference: bool
     imperative: bool
     """It measures in its body, formats that nobody knows beforehand."""
-
-
-def concerns(node: pytest.Item, fixtures: Collection[str]) -> bool:
-    """Whether a test uses any of the plugin; cheap, since it is asked of every test."""
-    return not _FIXTURES.isdisjoint(fixtures) or any(mark.name in _MARKS for mark in node.iter_markers())
 
 
 def formats_by_fixture(fixtures: Collection[str]) -> tuple[str, ...]:

@@ -110,11 +110,11 @@ def test_packed_refs(repository):
 
 
 def test_packed_refs_of_names_that_end_alike(repository):
-    """Packed: refs/heads/main among refs/heads/not/main, refs/heads/main2, a tag with its peeled line."""
+    """Packed, and sorted before it: names that end in its last part, and in all of it; a tag with its peeled line."""
     sha = git(repository, "rev-parse", "HEAD")
     git(repository, "checkout", "-q", "--detach")
     other = commit_something(repository, "other")
-    for name in ("a-main", "not/refs/heads/main", "main2", "refs/heads/main"):
+    for name in ("a-main", "a/main", "a/refs/heads/main", "main2"):
         git(repository, "update-ref", f"refs/heads/{name}", other)
     git(repository, "tag", "-a", "-m", "a tag", "main")
     git(repository, "checkout", "-q", "main", "--")

@@ -1,0 +1,120 @@
+"""What the plugin declares to pytest: its options, its markers, the names of its fixtures.
+
+Imported at every start of pytest, also where no quantization test is in sight, so it imports nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+FORMATS = (
+    "fp32",
+    "bf16",
+    "fp16",
+    "int8",
+    "nf4",
+    "fp4",
+    "fp8",
+    "fp8-weight-only",
+    "int8-weight-only",
+    "w8a8",
+    "int4",
+    "awq",
+    "gptq",
+    "mxfp4",
+    "nvfp4",
+    "gguf",
+)
+"""The names of :data:`pytest_quant.formats.registry.FORMATS`."""
+FORMAT = "quant_format"
+"""The fixture that a test's format is parametrized by."""
+FORMAT_FIXTURES = {f"{name.replace('-', '_')}_model": name for name in FORMATS}
+_FIXTURES = frozenset({FORMAT, "quant_model", "reference_model", "quant_measure", *FORMAT_FIXTURES})
+
+LATER = ("kl_divergence", "token_agreement", "task_accuracy")
+"""Announced, and an error until they measure: a gate that does nothing would be a green that means nothing."""
+MARKERS = {
+    "quant": "(model, formats, reference, engine, revision, trust_remote_code, require_native): model and formats",
+    "perplexity_delta": "(max, max_ratio): perplexity above the reference's",
+    "throughput_ratio": "(min, phase, batch_size, prompt_tokens, new_tokens): tokens/s over the reference's",
+    "memory_budget": "(max_gb, max_gib, max_ratio, of, batch_size, context): bytes of weights, peak or KV cache",
+    **dict.fromkeys(LATER, "(...): not known to this version of pytest-quant yet"),
+}
+"""Each marker with its help."""
+
+OPTIONS: tuple[tuple[str, str, str], ...] = (
+    # name, metavar, help; each is also an ini option of the same name with underscores
+    ("quant-model", "MODEL", "the model: a folder or a hub id"),
+    ("quant-formats", "A,B", "the formats to test, e.g. int8,nf4; deselects the marked formats that it does not name"),
+    ("quant-reference", "FORMAT", "the unquantized format that deltas are taken against (default: fp16)"),
+    ("quant-engine", "ENGINE", "what executes the model (default: transformers)"),
+    ("quant-corpus", "NAME", "the text of perplexity: python-docs (default) or the path of a text file"),
+    ("quant-protocol", "NAME", "gptq-L or hf-strided-L-S (default: gptq-2048)"),
+    ("quant-max-windows", "N", "a fixed seeded subset of N windows becomes the finite population"),
+    ("quant-confidence", "P", "confidence of all intervals (default: 0.99)"),
+    ("quant-matrix", "NAME", "support matrix: corrected (default), lesson, or the path of a TOML file"),
+    ("quant-baseline-path", "DIR", "where baselines are (default: quant-baselines, below the rootdir)"),
+    (
+        "quant-missing",
+        "POLICY",
+        "a measurement without a baseline: record or fail (default: fail if CI is set, else record)",
+    ),
+    (
+        "quant-inconclusive",
+        "POLICY",
+        "an interval that contains its limit: pass or fail (default: fail if CI is set, else pass)",
+    ),
+    ("quant-require", "A,B", "the run fails unless each of these formats was really measured"),
+    ("quant-cache-dir", "DIR", "where hashes are kept (default: the user's cache directory)"),
+)
+ONLY_ON_THE_COMMAND_LINE = ("quant-require",)
+"""In an ini file it would break every run of other tests."""
+CHOICES = {
+    "quant-missing": ("record", "fail"),
+    "quant-inconclusive": ("pass", "fail"),
+    "quant-baseline-update": ("new", "all", "prune"),
+}
+"""The options that take one of a few words."""
+
+
+def concerns(node: pytest.Item, fixtures: Collection[str]) -> bool:
+    """Whether a test uses any of the plugin; cheap, since it is asked of every test."""
+    return not _FIXTURES.isdisjoint(fixtures) or any(mark.name in MARKERS for mark in node.iter_markers())
+
+
+def register_markers(config: pytest.Config) -> None:
+    """Make the markers known to ``--strict-markers`` and ``--markers``."""
+    for name, text in MARKERS.items():
+        config.addinivalue_line("markers", name + text)
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Register the options; none takes an optional value, so that none swallows a path behind it."""
+    group = parser.getgroup("quant", "quantization regression testing")
+    group.addoption(
+        "--quant-baseline", action="store_true", help="compare with the baselines, and record where there is none"
+    )
+    for name, metavar, help_text in OPTIONS:
+        group.addoption(f"--{name}", metavar=metavar, default=None, help=help_text)
+        if name not in ONLY_ON_THE_COMMAND_LINE:
+            parser.addini(name.replace("-", "_"), help_text, default=None)
+    group.addoption(
+        "--quant-baseline-update",
+        choices=CHOICES["quant-baseline-update"],
+        default=None,
+        help="new: record what has no baseline; all: accept every value that keeps its limits; prune: drop entries of "
+        "other identities and of tests that are gone",
+    )
+    group.addoption("--quant-json", metavar="PATH", default=None, help="write the whole run as JSON")
+    group.addoption(
+        "--quant-plan", action="store_true", help="print what would run and what would be skipped, and load nothing"
+    )
+    group.addoption(
+        "--quant-device", metavar="NAME", default=None, help="with --quant-plan: plan for hardware that is not here"
+    )
+    parser.addini("quant_revision", "branch, tag or commit of a hub model", default=None)
+    parser.addini("quant_trust_remote_code", "run code that comes with a hub model", type="bool", default=False)
