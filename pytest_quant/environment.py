@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import re
 import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -67,19 +68,25 @@ def commit(start: Path | None = None) -> str | None:
             if not (git / "HEAD").is_file():
                 continue
             head = (git / "HEAD").read_text(encoding="utf-8").strip()
-            return _resolve(git, head.removeprefix("ref: ")) if head.startswith("ref: ") else head
+            return _resolve(git, head)
         except (OSError, UnicodeDecodeError):
             return None
     return None
 
 
-def _resolve(git: Path, ref: str) -> str | None:
+def _resolve(git: Path, content: str, depth: int = 5) -> str | None:
+    """The commit that a HEAD or a ref's file leads to; like git, through at most five symbolic refs."""
+    if not content.startswith("ref: "):
+        return content if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", content) else None
+    if depth == 0:
+        return None
+    ref = content.removeprefix("ref: ")
     common = git
     if (git / "commondir").is_file():
         common = (git / (git / "commondir").read_text(encoding="utf-8").strip()).resolve()
     for base in (git, common):
         if (base / ref).is_file():
-            return (base / ref).read_text(encoding="utf-8").strip()
+            return _resolve(git, (base / ref).read_text(encoding="utf-8").strip(), depth - 1)
     packed = common / "packed-refs"
     if packed.is_file():
         for line in packed.read_text(encoding="utf-8").splitlines():

@@ -119,6 +119,8 @@ def _gate(mark: pytest.Mark, *, limits_required: bool = True) -> Gate:
             raise UsageError(f"{_shown(mark, name)} must be a whole number of 1 or more")
     if parameters.get("of") == "weights":  # neither plays a part in them
         parameters.update(batch_size=1, context=512)
+    if parameters.get("phase") == "prefill":
+        parameters.update(new_tokens=1)
     return Gate(mark.name, tuple(sorted(limits.items())), tuple(sorted(parameters.items())))
 
 
@@ -126,7 +128,7 @@ def _limit(mark: pytest.Mark, name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         hint = f"; write {name}={value}" if isinstance(value, str) and _is_number(value) else ""
         raise UsageError(f"{_shown(mark, name)} must be a number, not {type(value).__name__}{hint}")
-    if math.isnan(value) or math.isinf(value):
+    if not _is_finite(value):
         raise UsageError(f"{_shown(mark, name)} must be a finite number: nothing is ever above {value}")
     if value < 0:
         raise UsageError(f"{_shown(mark, name)} must not be negative")
@@ -141,6 +143,13 @@ def _is_number(text: str) -> bool:
     try:
         return math.isfinite(float(text))
     except ValueError:
+        return False
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int beyond floats
         return False
 
 

@@ -21,6 +21,7 @@ def _same_everywhere(monkeypatch, tmp_path_factory):
     """CI sets CI, which decides defaults; a user's cache is not ours to write to."""
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.delenv("GITHUB_SHA", raising=False)
+    monkeypatch.delenv("CI_COMMIT_SHA", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 

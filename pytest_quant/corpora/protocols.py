@@ -65,7 +65,8 @@ def parse(name: str) -> Protocol:
         raise UsageError(f"unknown protocol {name!r}; write gptq-L (gptq-2048) or hf-strided-L-S (hf-strided-1024-512)")
     if length < 2 or not 1 <= stride <= length:
         raise UsageError(f"protocol {name!r}: windows need at least 2 tokens, and a stride of 1 to the window's length")
-    return Protocol(name, length, stride)
+    exact = f"gptq-{length}" if name.startswith("gptq") else f"hf-strided-{length}-{stride}"
+    return Protocol(exact, length, stride)
 
 
 def cut(
@@ -79,6 +80,8 @@ def cut(
             f"the corpus {corpus['name']!r} has {len(stream)} tokens, not enough for one window of {protocol.name}; "
             f"use a longer text or a shorter window"
         )
+    if max_windows is not None and max_windows < 1:
+        raise UsageError(f"{max_windows} windows are none; draw at least 1")
     drawn = sorted(windows, key=lambda window: _draw(window.index))
     subset = None if max_windows is None or max_windows >= len(windows) else max_windows
     identity: dict[str, Any] = {

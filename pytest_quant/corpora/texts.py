@@ -26,6 +26,8 @@ def load(name: str) -> Corpus:
     if name == "python-docs":
         return Corpus(name, python_docs())
     path = Path(name).expanduser()
+    if path.suffix in (".jsonl", ".json", ".parquet"):
+        raise UsageError(f"the corpus {name!r} is a {path.suffix} file, and this version reads plain text only")
     if path.is_file():
         try:
             return Corpus(path.name, path.read_text(encoding="utf-8"))

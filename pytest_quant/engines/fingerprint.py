@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,13 +39,14 @@ def _commit(source: ModelSource) -> str:
     try:
         config = cached_file(source.name, "config.json", revision=source.revision)
     except OSError as error:
+        said = (str(error) or type(error).__name__).splitlines()[0]
         raise UsageError(
             f"the model {source.name!r} cannot be opened: it is no local folder, and not to be had from the hub "
-            f"({str(error).splitlines()[0]}); give the path of a folder with config.json and *.safetensors, or "
+            f"({said}); give the path of a folder with config.json and *.safetensors, or "
             f"download the model first"
         ) from None
-    parts = Path(config).parts
-    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else (source.revision or "main")
+    snapshot = Path(config).parent
+    return snapshot.name if snapshot.parent.name == "snapshots" else (source.revision or "main")
 
 
 def _file_hashes(folder: Path, cache_dir: Path) -> Iterator[tuple[str, str]]:
@@ -52,10 +54,10 @@ def _file_hashes(folder: Path, cache_dir: Path) -> Iterator[tuple[str, str]]:
     known = _read(index)
     added = False
     for file in sorted(folder.iterdir()):
-        if file.suffix not in _COUNTED or file.name.startswith(_BESIDE):
+        if file.suffix not in _COUNTED or file.name.startswith(_BESIDE) or not file.is_file():
             continue
         status = file.stat()
-        key = f"{file.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+        key = f"{file.resolve()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}|{status.st_ino}"
         if key not in known:
             known[key] = _sha256(file)
             added = True
@@ -76,9 +78,13 @@ def _read(index: Path) -> dict[str, str]:
     """The remembered hashes; a damaged cache is only a slower start."""
     try:
         known = json.loads(index.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return known if isinstance(known, dict) else {}
+    return {key: value for key, value in known.items() if _is_hash(value)} if isinstance(known, dict) else {}
+
+
+def _is_hash(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
 
 
 def _write(index: Path, known: dict[str, str]) -> None:

@@ -18,7 +18,7 @@ class ModelSource:
     def folder(self) -> Path | None:
         """The local folder, if that is what the name is."""
         path = Path(self.name).expanduser()
-        return path if path.is_dir() else None
+        return path if self.name and path.is_dir() else None
 
     @property
     def short(self) -> str:

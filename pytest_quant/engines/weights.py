@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from pytest_quant.formats.format import Format
 
@@ -31,16 +32,30 @@ class WeightCount:
 def count_weights(folder: Path) -> WeightCount | None:
     """Counted from the headers of the safetensors files; ``None`` where there are none to read."""
     eligible = rest = 0
-    files = sorted(folder.glob("*.safetensors"))
     try:
-        for name, shape in (pair for file in files for pair in _tensors(file)):
+        for name, shape in (pair for file in _files(folder) for pair in _tensors(file)):
             if len(shape) >= 2 and not any(part in name for part in _EMBEDDINGS):
                 eligible += prod(shape)
             else:
                 rest += prod(shape)
-    except (OSError, ValueError, KeyError, struct.error):
+    except (OSError, ValueError, KeyError, struct.error, RecursionError):
         return None
     return WeightCount(eligible, rest) if eligible else None
+
+
+def _files(folder: Path) -> list[Path]:
+    """Those that the index names, where there is one: some repositories hold the weights twice."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return sorted(folder.glob("*.safetensors"))
+    names = _mapping(_mapping(json.loads(index.read_text(encoding="utf-8")))["weight_map"]).values()
+    return [folder / name for name in sorted({str(name) for name in names})]
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
 
 
 def _tensors(file: Path) -> Iterator[tuple[str, list[int]]]:
@@ -49,7 +64,10 @@ def _tensors(file: Path) -> Iterator[tuple[str, list[int]]]:
         (length,) = struct.unpack("<Q", stream.read(8))
         if length > 100_000_000:
             raise ValueError("not a safetensors header")
-        header = json.loads(stream.read(length))
+        header = _mapping(json.loads(stream.read(length)))
     for name, entry in header.items():
         if name != "__metadata__":
-            yield name, entry["shape"]
+            shape = _mapping(entry)["shape"]
+            if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+                raise ValueError("not a shape")
+            yield name, shape

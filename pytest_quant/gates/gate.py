@@ -64,15 +64,12 @@ def judge(measurement: Measurement, limits: tuple[tuple[str, float], ...]) -> Ju
 
     A quantity that is not finite never passes.
     """
-    worst = Judgement(Verdict.PASSED)
-    for name, limit in limits:
-        kind = LIMITS[measurement.metric][name]
-        one = _judge_one(measurement.quantities[kind.quantity], name, kind, limit)
-        if one.verdict is Verdict.FAILED or worst.verdict is Verdict.PASSED:
-            worst = one
-        if worst.verdict is Verdict.FAILED:
-            break
-    return worst
+    kinds = LIMITS[measurement.metric]
+    found = [_judge_one(measurement.quantities[kinds[n].quantity], n, kinds[n], limit) for n, limit in limits]
+    for verdict in (Verdict.FAILED, Verdict.INCONCLUSIVE):
+        if reasons := [one.reason for one in found if one.verdict is verdict]:
+            return Judgement(verdict, "; ".join(reasons))
+    return Judgement(Verdict.PASSED)
 
 
 def _judge_one(quantity: Quantity, name: str, kind: LimitKind, limit: float) -> Judgement:

@@ -333,19 +333,3 @@ def test_a_gate_from_arguments():
         markers.gate("perplexity_delta", {})
     with pytest.raises(UsageError, match="has no argument 'phase'"):
         markers.gate("perplexity_delta", {"phase": "decode"}, limits_required=False)
-
-
-def test_every_marker_is_known_to_pytest():
-    lines: list[str] = []
-
-    class Config:
-        def addinivalue_line(self, name: str, line: str) -> None:
-            assert name == "markers"
-            lines.append(line)
-
-    markers.register(Config())
-    names = {line.partition("(")[0] for line in lines}
-    assert names == {"quant", *markers.GATES, *markers.LATER}
-    for metric, kinds in LIMITS.items():
-        (line,) = (line for line in lines if line.startswith(metric + "("))
-        assert all(name in line for name in kinds)
