@@ -9,7 +9,7 @@ import pytest
 
 from pytest_quant.declarations import FORMAT_FIXTURES
 from pytest_quant.errors import Unsupported, UsageError
-from pytest_quant.run import ASKED, Run
+from pytest_quant.run import ASKED, Run, skipped
 
 if TYPE_CHECKING:
     from pytest_quant.gates.measurement import Measurement
@@ -22,8 +22,8 @@ RUN = pytest.StashKey[Run]()
 
 @pytest.fixture(scope="session")
 def quant_hardware(pytestconfig: pytest.Config) -> Device:
-    """The device that models run on here."""
-    return pytestconfig.stash[RUN].session.device
+    """The device that models run on here, with its memory bandwidth."""
+    return pytestconfig.stash[RUN].session.measured_device
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +91,7 @@ class Measure:
         try:
             measurement = run.session.measure(target.spec, format, gate)
         except Unsupported as reason:
-            pytest.skip(f"{format}: {reason}")
+            raise skipped(format, reason) from None
         item.stash.setdefault(ASKED, []).append((format, gate))
         return measurement
 
@@ -105,7 +105,7 @@ def _model(request: pytest.FixtureRequest, format: str | None) -> ModelHandle:
     try:
         return run.session.model(target.spec, name)
     except Unsupported as reason:
-        pytest.skip(f"{name}: {reason}")
+        raise skipped(name, reason) from None
 
 
 def _fixture_of(format: str) -> Any:

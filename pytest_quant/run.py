@@ -32,6 +32,11 @@ class GateFailure(AssertionError):
     """One or more gates of a test are broken; the message names each with its figures."""
 
 
+def skipped(format: str, reason: Unsupported) -> BaseException:
+    """The skip of a format that cannot run here; pytest shows it at the test, not at a line of ours."""
+    return pytest.skip.Exception(f"{format}: {reason}", _use_item_location=True)
+
+
 class Run:
     """What the hooks share. Everything is made at first use, so that a run without quant tests pays for nothing."""
 
@@ -124,7 +129,7 @@ class Run:
             try:
                 self.session.check(target.spec, name)
             except Unsupported as reason:
-                pytest.skip(f"{name}: {reason}")
+                raise skipped(name, reason) from None
 
     def judge(self, item: pytest.Item) -> None:
         """Measure and judge every gate of a test, then fail once with all that are broken."""
@@ -152,7 +157,7 @@ class Run:
         try:
             measurement = self.session.measure(target.spec, name, gate)
         except Unsupported as reason:
-            pytest.skip(f"{name}: {reason}")
+            raise skipped(name, reason) from None
         except UsageError:
             raise
         except QuantError as error:

@@ -35,7 +35,7 @@ def planned_device(run: Run) -> tuple[Device, bool]:
     """The device that the plan is for, and whether it is the one here. :class:`QuantError` for an unknown name."""
     name = run.options.plan_device
     if name is None:
-        return run.session.device, True
+        return run.session.measured_device, True
     from pytest_quant.errors import UsageError
     from pytest_quant.hardware import specs
 
