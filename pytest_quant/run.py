@@ -104,6 +104,8 @@ class Run:
     def hear(self, report: pytest.TestReport) -> None:
         """Enter a test's report into the ledger."""
         carried = getattr(report, CARRIED, None)
+        if carried is not None:
+            _ = self.options  # under xdist, the first that this process hears of a quantization test
         if not self.used:
             return
         if report.when == "teardown" and report.failed:

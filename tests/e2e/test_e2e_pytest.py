@@ -183,6 +183,14 @@ def test_with_xdist_workers_measure_and_one_process_writes(project):
     assert len(project.baselines) == 1
 
 
+def test_with_xdist_and_no_option_at_all_the_table_is_there(project):
+    pytest.importorskip("xdist")
+    project.test(THREE)
+    result = project.pytester.runpytest_subprocess("-n1", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines(["*= quantization =*", "int8 *memory weights*failed"])
+
+
 def test_models_are_loaded_once_and_tests_ordered_for_it(project):
     project.conftest(
         """
