@@ -71,7 +71,7 @@ OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("quant-require", "A,B", "the run fails unless each of these formats was really measured"),
     ("quant-cache-dir", "DIR", "where hashes are kept (default: the user's cache directory)"),
 )
-ONLY_ON_THE_COMMAND_LINE = ("quant-require",)
+ONLY_ON_THE_COMMAND_LINE = ("quant-require", "quant-json")
 """In an ini file it would break every run of other tests."""
 CHOICES = {
     "quant-missing": ("record", "fail"),

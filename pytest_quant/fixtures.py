@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pytest_quant.hardware import Device
     from pytest_quant.hardware.matrix import Support
     from pytest_quant.model import ModelHandle
+    from pytest_quant.targets import Target
 
 RUN = pytest.StashKey[Run]()
 
@@ -85,22 +86,28 @@ class Measure:
 
         item = self._request.node
         run = self._request.config.stash[RUN]
-        target = run.target(item)
-        assert target is not None  # a test that uses this fixture always has one
+        target = _target(self._request)
         gate = markers.gate(metric, parameters, limits_required=False)
         try:
             measurement = run.session.measure(target.spec, format, gate)
         except Unsupported as reason:
             raise skipped(format, reason) from None
-        item.stash.setdefault(ASKED, []).append((format, gate))
+        item.stash[ASKED].append((format, gate))
         return measurement
+
+
+def _target(request: pytest.FixtureRequest) -> Target:
+    """What the test asks for; a fixture that is only asked for by name at run time comes too late for that."""
+    target = request.config.stash[RUN].target(request.node)
+    if target is None:
+        raise UsageError(f"{request.fixturename} must be an argument of the test: models are planned before tests run")
+    return target
 
 
 def _model(request: pytest.FixtureRequest, format: str | None) -> ModelHandle:
     """The test's model in a format, None for the reference's; skips where it cannot run."""
     run = request.config.stash[RUN]
-    target = run.target(request.node)
-    assert target is not None  # a test that uses one of these fixtures always has one
+    target = _target(request)
     name = target.spec.reference if format is None else format
     try:
         return run.session.model(target.spec, name)

@@ -56,13 +56,23 @@ class Ledger:
         self.passed.discard(test)
 
     def settle(self) -> None:
-        """Correct the records of values that would have been recorded, had their test passed."""
+        """Keep out what must not be recorded: values of tests that did not pass, and values that broke a limit in one
+        test though they kept those of another."""
+        broken = {
+            _hash(payload)
+            for payloads in self.outcomes.values()
+            for payload in payloads
+            if "identity" in payload["record"] and payload["record"]["verdict"] == "failed"
+        }
         for test, payloads in self.outcomes.items():
-            for payload in payloads if test not in self.passed else ():
+            for payload in payloads:
+                if payload["entry"] is None or (test in self.passed and _hash(payload) not in broken):
+                    continue
                 payload["entry"] = None
                 said = payload["record"].get("baseline")
                 if said is not None and said["verdict"] == "new":
-                    said.update(verdict="missing", reason="not recorded: the test did not pass")
+                    why = "another test's limit broke" if test in self.passed else "the test did not pass"
+                    said.update(verdict="missing", reason=f"not recorded: {why}")
 
     def write(self, root: Path) -> list[str]:
         """Merge what may be recorded into the baselines, one file a model. Returns a line for each file written.
@@ -84,9 +94,10 @@ class Ledger:
                 lines.append(f"{_counted(len(entries))} recorded in {_relative(path)}")
         return lines
 
-    def prune(self, root: Path, known_tests: Collection[str], collected_files: Collection[str]) -> list[str]:
-        """Drop, from the files of the models and the hardware of this run, entries that were superseded by another
-        identity measured now, and those of tests that are gone. What was skipped, deselected or failed stays."""
+    def prune(self, root: Path, known_tests: Collection[str], whole_files: Collection[str]) -> list[str]:
+        """Drop, from the files of the models and the hardware of this run, entries that a test recorded which passed
+        now under another identity, and entries of tests that are gone from files that were collected as a whole.
+        What was skipped, deselected, failed or not collected stays. Returns a line for each file written."""
         lines = []
         passed = [p for test in self.passed for p in self.outcomes.get(test, ()) if "identity" in p["record"]]
         for model in sorted({payload["record"]["model"] for payload in passed}):
@@ -94,17 +105,14 @@ class Ledger:
             file = baseline.read(path)
             if file is None:
                 continue
-            current = [p for p in passed if p["record"]["model"] == model]
-            fresh = {(p["record"]["metric"], p["record"]["format"], _hash(p)) for p in current}
-            questions = {(p["record"]["format"], baseline.canonical(p["question"]["metric"])) for p in current}
+            fresh = {_hash(payload) for payload in passed}
 
-            def keep(entry: baseline.Entry, fresh: Any = fresh, questions: Any = questions) -> bool:
-                if (entry.metric, entry.format, baseline.identity_hash(entry.identity)) in fresh:
-                    return True
-                if (entry.format, baseline.canonical(entry.identity.get("metric", {}))) in questions:
-                    return False
+            def keep(entry: baseline.Entry, fresh: Collection[str] = fresh) -> bool:
                 test = str(entry.recorded.get("test", ""))
-                return not test or test in known_tests or test.split("::")[0] not in collected_files
+                if not test or baseline.identity_hash(entry.identity) in fresh:
+                    return True
+                gone = test not in known_tests and test.split("::")[0] in whole_files
+                return not gone and test not in self.passed
 
             pruned = baseline.prune(file, keep)
             gone = len(file.entries) - len(pruned.entries)
@@ -115,6 +123,7 @@ class Ledger:
 
 
 def _hash(payload: Payload) -> str:
+    """One measurement's identity, its metric and format among it."""
     return baseline.identity_hash(payload["record"]["identity"])
 
 

@@ -69,34 +69,63 @@ _COUNTS = ("batch_size", "prompt_tokens", "new_tokens", "context")
 
 
 def quant(marks: Iterable[pytest.Mark]) -> Quant | None:
-    """The nearest ``quant`` marker; :class:`UsageError` says what is wrong with it."""
-    mark = next((mark for mark in marks if mark.name == "quant"), None)
-    if mark is None:
+    """The ``quant`` markers of a test in one, the nearest first: what it leaves out, one farther out may say.
+
+    None where there is no such marker. :class:`UsageError` says what is wrong with one.
+    """
+    found = [_quant_arguments(mark) for mark in marks if mark.name == "quant"]
+    if not found:
         return None
+    merged: dict[str, Any] = {}
+    for arguments in found:
+        merged = {**{name: value for name, value in arguments.items() if value is not None}, **merged}
+    return Quant(**merged)
+
+
+def _quant_arguments(mark: pytest.Mark) -> dict[str, Any]:
     arguments = _arguments(mark, Quant)
     for name in ("model", "reference", "engine", "revision"):
         _require(mark, name, arguments.get(name), str)
     for name in ("trust_remote_code", "require_native"):
         _require(mark, name, arguments.get(name), bool)
     if (formats := arguments.get("formats")) is not None:
-        if isinstance(formats, str) or not isinstance(formats, Iterable):
+        if not isinstance(formats, (list, tuple)):
             raise UsageError(f'{_shown(mark, "formats")} must be a list of format names, such as ["int8", "nf4"]')
         arguments["formats"] = _format_names(mark, tuple(formats))
     if arguments.get("reference") is not None:
         _format_names(mark, (arguments["reference"],))
-    return Quant(**arguments)
+    return arguments
 
 
 def gates(marks: Iterable[pytest.Mark]) -> tuple[Gate, ...]:
-    """The gates of a test, nearest first; of two on the same question the nearest counts."""
+    """The gates of a test. Markers on one question are one gate with the limits of all; of a limit that is set twice
+    the nearest counts."""
     found: dict[tuple[str, tuple[tuple[str, Any], ...]], Gate] = {}
     for mark in marks:
         if mark.name in LATER:
             raise UsageError(f"{mark.name} is not known to this version of pytest-quant yet; remove the marker")
         if mark.name in GATES:
-            gate = _gate(mark)
-            found.setdefault((gate.metric, gate.parameters), gate)
+            new = _gate(mark)
+            question = (new.metric, new.parameters)
+            limits = dict(new.limits)
+            if question in found:
+                limits.update(found[question].limits)
+            found[question] = Gate(new.metric, tuple(sorted(limits.items())), new.parameters)
     return tuple(found.values())
+
+
+def check_stacked(marks: Iterable[tuple[object, pytest.Mark]]) -> None:
+    """:class:`UsageError` where one function, class or module sets the same limit twice: one would do nothing."""
+    seen = set()
+    for place, mark in marks:
+        if mark.name not in GATES:
+            continue
+        new = _gate(mark)
+        for name, _ in new.limits:
+            key = (id(place), new.metric, new.parameters, name)
+            if key in seen:
+                raise UsageError(f"{new.metric} sets {name} twice on the same test; keep one")
+            seen.add(key)
 
 
 def gate(metric: str, arguments: Mapping[str, Any], *, limits_required: bool = True) -> Gate:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from pytest_quant.engines import memory, transformers
+from pytest_quant.engines import loading, memory, transformers
 from pytest_quant.engines.weights import count_weights
 from pytest_quant.errors import QuantError, Unsupported
 from pytest_quant.formats import registry
@@ -58,6 +58,13 @@ class Models:
                 raise
         return self._held[key]
 
+    def drop_changed(self) -> list[str]:
+        """Give back every model that a test's body changed, so that the next test gets one as it was loaded. Returns
+        the names of their formats."""
+        changed = {key for key, handle in self._held.items() if handle.loaded.changed}
+        self.keep(self._held.keys() - changed)
+        return [name for _, name in changed]
+
     def keep(self, needed: Collection[tuple[ModelSpec, str]]) -> None:
         """Give back every model that is not among the needed ones."""
         gone = [key for key in self._held if key not in needed]
@@ -71,7 +78,7 @@ class Models:
         self._check_fits(spec, format)
         self._progress.show(f"loading {spec.source.short} in {format.name}")
         try:
-            loaded = transformers.load(spec.source, format, backend(format), spec.compute_dtype, self._device)
+            loaded = loading.load(spec.source, format, backend(format), spec.compute_dtype, self._device)
         finally:
             self._progress.clear()
         return ModelHandle(loaded, format, support, spec.source.short)

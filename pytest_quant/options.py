@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_quant.declarations import CHOICES
+from pytest_quant.declarations import CHOICES, ONLY_ON_THE_COMMAND_LINE
+from pytest_quant.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -45,111 +47,146 @@ class Options:
 
 
 def read(config: pytest.Config) -> Options:
-    """The options of a run; :class:`pytest.UsageError` says which is wrong and what it may be."""
-
-    def either(name: str, default: str | None = None) -> Any:
-        value = config.getoption(f"--{name}")
-        if value is None:
-            value = config.getini(name.replace("-", "_")) or default
-        allowed = CHOICES.get(name)
-        if allowed and value not in allowed:
-            raise pytest.UsageError(f"--{name}={value}: may be {' or '.join(allowed)}")
-        return value
-
+    """The options of a run; :class:`pytest.UsageError` says which is wrong, where it stands, and what it may be."""
+    told = _Told(config)
     in_ci = bool(os.environ.get("CI"))
-    selected = _names(config.getoption("--quant-formats"), "--quant-formats")
-    device = config.getoption("--quant-device")
-    if device is not None and not config.getoption("--quant-plan"):
+    if told.flag("quant-device") is not None and not told.flag("quant-plan"):
         raise pytest.UsageError("--quant-device goes with --quant-plan: nothing is measured under a pretended device")
+    selected = told.names(told.only_command_line("quant-formats"))
+    update = told.flag("quant-baseline-update")
     return Options(
         rootpath=config.rootpath,
-        model=local_folder(config.rootpath, either("quant-model")),
-        formats=selected or _names(config.getini("quant_formats"), "quant_formats"),
+        model=local_folder(config.rootpath, told.either("quant-model").text),
+        formats=selected or told.names(told.either("quant-formats")),
         selected=selected,
-        reference=_format(either("quant-reference", "fp16"), "--quant-reference"),
-        engine=either("quant-engine", "transformers"),
+        reference=told.checked("quant-reference", "fp16", _format),
+        engine=told.either("quant-engine", "transformers").text or "",
         revision=config.getini("quant_revision") or None,
         trust_remote_code=bool(config.getini("quant_trust_remote_code")),
-        corpus=_corpus(config, either("quant-corpus", "python-docs")),
-        protocol=_protocol(either("quant-protocol", "gptq-2048")),
-        max_windows=_count(either("quant-max-windows")),
-        confidence=_confidence(either("quant-confidence", "0.99")),
-        matrix=either("quant-matrix", "corrected"),
-        baseline=config.getoption("--quant-baseline") or config.getoption("--quant-baseline-update") is not None,
-        baseline_path=config.rootpath / either("quant-baseline-path", "quant-baselines"),
-        update=config.getoption("--quant-baseline-update"),
-        missing=either("quant-missing", "fail" if in_ci else "record"),
-        inconclusive=either("quant-inconclusive", "fail" if in_ci else "pass"),
-        require=_names(config.getoption("--quant-require"), "--quant-require") or (),
-        cache_dir=Path(either("quant-cache-dir") or _user_cache()).expanduser(),
-        json=_path(config, config.getoption("--quant-json")),
-        plan=config.getoption("--quant-plan"),
-        plan_device=device,
+        corpus=told.file("quant-corpus", "python-docs"),
+        protocol=told.checked("quant-protocol", "gptq-2048", _protocol),
+        max_windows=told.count("quant-max-windows"),
+        confidence=told.share("quant-confidence", "0.99"),
+        matrix=told.file("quant-matrix", "corrected"),
+        baseline=told.flag("quant-baseline") or update is not None,
+        baseline_path=told.path("quant-baseline-path") or config.rootpath / "quant-baselines",
+        update=update,
+        missing=told.word("quant-missing", "fail" if in_ci else "record"),
+        inconclusive=told.word("quant-inconclusive", "fail" if in_ci else "pass"),
+        require=told.names(told.only_command_line("quant-require")) or (),
+        cache_dir=told.path("quant-cache-dir") or _user_cache(),
+        json=told.path("quant-json"),
+        plan=told.flag("quant-plan"),
+        plan_device=told.flag("quant-device"),
     )
-
-
-def _names(text: str | None, option: str) -> tuple[str, ...] | None:
-    names = tuple(part for part in (text or "").replace(",", " ").split() if part)
-    for name in names:
-        _format(name, option)
-    return names or None
-
-
-def _format(name: str, option: str) -> str:
-    from pytest_quant.errors import UsageError
-    from pytest_quant.formats import registry
-
-    try:
-        return registry.get(name).name
-    except UsageError as error:
-        raise pytest.UsageError(f"{option}: {error}") from None
-
-
-def _protocol(name: str) -> str:
-    from pytest_quant.corpora.protocols import parse
-    from pytest_quant.errors import UsageError
-
-    try:
-        return parse(name).name
-    except UsageError as error:
-        raise pytest.UsageError(f"--quant-protocol: {error}") from None
 
 
 def local_folder(rootpath: Path, name: str | None) -> str | None:
     """A relative folder is meant from the rootdir, wherever pytest was started; other names are hub ids."""
     if name is None:
         return None
-    below = rootpath / Path(name).expanduser()
+    below = rootpath / _expanded(name)
     return str(below) if below.is_dir() else name
 
 
-def _corpus(config: pytest.Config, name: str) -> str:
-    below = config.rootpath / Path(name).expanduser()
-    return str(below) if below.is_file() else name
+@dataclass(frozen=True)
+class _Said:
+    """A value and the place where the user wrote it, for messages."""
+
+    text: str | None
+    where: str
 
 
-def _path(config: pytest.Config, name: str | None) -> Path | None:
-    return None if name is None else config.invocation_params.dir / Path(name).expanduser()
+class _Told:
+    """Reads options from the command line and then from the ini file."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def flag(self, name: str) -> Any:
+        return self._config.getoption(f"--{name}")
+
+    def only_command_line(self, name: str) -> _Said:
+        return _Said(self.flag(name), f"--{name}")
+
+    def either(self, name: str, default: str | None = None) -> _Said:
+        if (value := self.flag(name)) is not None:
+            return _Said(value, f"--{name}")
+        ini = name.replace("-", "_")
+        return _Said(self._config.getini(ini) or default, f"{ini} in {self._config.inipath or 'the ini file'}")
+
+    def word(self, name: str, default: str) -> str:
+        said = self.either(name, default)
+        if said.text not in CHOICES[name]:
+            raise pytest.UsageError(f"{said.where}={said.text}: may be {' or '.join(CHOICES[name])}")
+        return said.text
+
+    def checked(self, name: str, default: str, check: Callable[[str], str]) -> str:
+        return self._check(self.either(name, default), check)
+
+    def names(self, said: _Said) -> tuple[str, ...] | None:
+        names = (said.text or "").replace(",", " ").split()
+        return tuple(self._check(_Said(name, said.where), _format) for name in names) or None
+
+    def file(self, name: str, default: str) -> str:
+        """A name, or the path of a file from the rootdir."""
+        text = self.either(name, default).text or default
+        below = self._config.rootpath / _expanded(text)
+        return str(below) if below.is_file() else text
+
+    def path(self, name: str) -> Path | None:
+        """A path from where pytest was started, or from the rootdir if the ini file says it."""
+        if (value := self.flag(name)) is not None:
+            return self._config.invocation_params.dir / _expanded(value)
+        ini = name.replace("-", "_")
+        value = None if name in ONLY_ON_THE_COMMAND_LINE else self._config.getini(ini)
+        return self._config.rootpath / _expanded(value) if value else None
+
+    def count(self, name: str) -> int | None:
+        said = self.either(name)
+        if said.text is None:
+            return None
+        if not said.text.strip().isdecimal() or int(said.text) < 2:
+            raise pytest.UsageError(f"{said.where}={said.text}: must be a whole number of 2 or more")
+        return int(said.text)
+
+    def share(self, name: str, default: str) -> float:
+        said = self.either(name, default)
+        try:
+            value = float(said.text or default)
+        except ValueError:
+            value = math.nan
+        if not 0.5 <= value < 1.0:
+            raise pytest.UsageError(f"{said.where}={said.text}: must be a number from 0.5 to below 1, such as 0.99")
+        return value
+
+    def _check(self, said: _Said, check: Callable[[str], str]) -> str:
+        try:
+            return check(said.text or "")
+        except UsageError as error:
+            raise pytest.UsageError(f"{said.where}: {error}") from None
 
 
-def _count(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if not text.strip().isdigit() or int(text) < 2:
-        raise pytest.UsageError(f"--quant-max-windows={text}: must be a whole number of 2 or more")
-    return int(text)
+def _format(name: str) -> str:
+    from pytest_quant.formats import registry
+
+    return registry.get(name).name
 
 
-def _confidence(text: str) -> float:
+def _protocol(name: str) -> str:
+    from pytest_quant.corpora.protocols import parse
+
+    return parse(name).name
+
+
+def _expanded(name: str) -> Path:
+    """With the home folder for ``~``; a name that only begins so stays as it is."""
     try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0.5 <= value < 1.0:
-        raise pytest.UsageError(f"--quant-confidence={text}: must be a number from 0.5 to below 1, such as 0.99")
-    return value
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
 
 
 def _user_cache() -> Path:
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "pytest-quant"
+    return (Path(base) if base else _expanded("~/.cache")) / "pytest-quant"

@@ -32,13 +32,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     from pytest_quant import targets
 
-    told = metafunc.config.stash[RUN].options
     try:
+        told = metafunc.config.stash[RUN].options
         formats = targets.formats_to_parametrize(function, names, told)
         one_by_one: list[tuple[str, ...]] = [(name,) for name in formats]
         for chosen in one_by_one or [targets.formats_by_fixture(names)]:
             targets.resolve(function, names, chosen, told)
-    except UsageError as error:
+    except (UsageError, pytest.UsageError) as error:
         pytest.fail(f"{function.nodeid}: {error}", pytrace=False)
     if formats:
         if declarations.FORMAT not in names:
@@ -73,12 +73,16 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
-    run = session.config.stash[RUN]
-    if not session.config.getoption("quant_plan") or session.testsfailed:
+    config = session.config
+    if not config.getoption("quant_plan"):
         return None
+    if session.testsfailed and not config.getoption("continue_on_collection_errors"):
+        return None  # pytest stops here, with the errors
+    if config.getoption("numprocesses", None):
+        raise pytest.UsageError("--quant-plan loads nothing and needs no workers: leave out -n")
     from pytest_quant.report.plan import show
 
-    show(run, session.items)
+    show(config.stash[RUN], session.items)
     return True
 
 
@@ -137,7 +141,8 @@ class Listener:
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     run = session.config.stash[RUN]
-    if hasattr(session.config, "workerinput") or not run.used:
+    only_looking = session.config.getoption("collectonly") or session.config.getoption("quant_plan")
+    if hasattr(session.config, "workerinput") or not run.used or only_looking:
         return
     run.finish(complete=exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED))
     if run.troubles and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):

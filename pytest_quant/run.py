@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_quant.declarations import concerns
-from pytest_quant.errors import NotFinite, QuantError, Unsupported, UsageError
+from pytest_quant.errors import NotFinite, NotMeasured, QuantError, Unsupported, UsageError
 
 if TYPE_CHECKING:
     from pytest_quant.gates.gate import Gate
@@ -126,6 +126,8 @@ class Run:
         target = self.target(item)
         if target is None:
             return
+        item.stash[ASKED] = []  # nothing of an earlier try, when the test is run again
+        item.stash[OUTCOMES] = []
         needed = [*target.formats, *([target.spec.reference] if target.needs_reference else [])]
         for name in needed:
             try:
@@ -140,12 +142,20 @@ class Run:
         if target is None:
             return
         questions = [(name, gate) for name in target.formats for gate in target.gates]
-        asked: list[tuple[str, Gate]] | None = item.stash.get(ASKED, None)
-        questions += asked or []
+        by_hand: list[tuple[str, Gate]] = item.stash[ASKED]
+        questions += by_hand
         outcomes: list[Outcome] = []
         item.stash[OUTCOMES] = outcomes
+        changed = self.session.models.drop_changed() if questions else []
         for name, gate in questions:
-            outcomes.append(self._judge_one(item.nodeid, target, name, gate))
+            if changed:
+                error = NotMeasured(
+                    f"the test's body changed the {' and the '.join(sorted(changed))} model that its gates would "
+                    f"measure (modules, mode or weights); change a copy"
+                )
+                outcomes.append(self._not_measured(item.nodeid, target, name, gate, error))
+            else:
+                outcomes.append(self._judge_one(item.nodeid, target, name, gate))
         broken = [outcome for outcome in outcomes if outcome.breaks]
         if broken:
             from pytest_quant.report.failure import explain
@@ -153,8 +163,7 @@ class Run:
             raise GateFailure(explain([outcome.record for outcome in broken]))
 
     def _judge_one(self, test: str, target: Target, name: str, gate: Gate) -> Outcome:
-        from pytest_quant.gates.verdict import Verdict
-        from pytest_quant.verdicts import decide, not_measured
+        from pytest_quant.verdicts import decide
 
         try:
             measurement = self.session.measure(target.spec, name, gate)
@@ -163,21 +172,23 @@ class Run:
         except UsageError:
             raise
         except QuantError as error:
-            verdict = Verdict.FAILED if isinstance(error, NotFinite) else Verdict.NOT_MEASURED
-            short = target.spec.source.short
-            return not_measured(test, gate, short, name, verdict, str(error), target.spec.engine)
+            return self._not_measured(test, target, name, gate, error)
         return decide(test, gate, measurement, self.session.device, self.policy)
 
-    def refuse(self, item: pytest.Item, error: QuantError) -> None:
-        """The model could not be had, so none of the test's gates has a number: say so for each."""
+    def _not_measured(self, test: str, target: Target, name: str, gate: Gate, error: QuantError) -> Outcome:
         from pytest_quant.gates.verdict import Verdict
         from pytest_quant.verdicts import not_measured
 
+        verdict = Verdict.FAILED if isinstance(error, NotFinite) else Verdict.NOT_MEASURED
+        short, engine = target.spec.source.short, target.spec.engine
+        return not_measured(test, gate, short, name, verdict, str(error), engine)
+
+    def refuse(self, item: pytest.Item, error: QuantError) -> None:
+        """The model could not be had, so none of the test's gates has a number: say so for each."""
         target = self.target(item)
         if target is not None:
-            short, engine = target.spec.source.short, target.spec.engine
             item.stash[OUTCOMES] = [
-                not_measured(item.nodeid, gate, short, name, Verdict.NOT_MEASURED, str(error), engine)
+                self._not_measured(item.nodeid, target, name, gate, error)
                 for name in target.formats
                 for gate in target.gates
             ]
@@ -189,6 +200,7 @@ class Run:
         if nextitem is None:
             self.session.models.keep(())
             return
+        self.session.models.drop_changed()
         target = self.target(nextitem)
         if target is not None and not target.imperative:
             needed = {(target.spec, name) for name in (*target.formats, target.spec.reference)}
@@ -221,8 +233,7 @@ class Run:
             try:
                 self.messages += self.ledger.write(told.baseline_path)
                 if told.update == "prune" and complete:
-                    files = {test.split("::")[0] for test in self.known_tests}
-                    self.messages += self.ledger.prune(told.baseline_path, self.known_tests, files)
+                    self.messages += self.ledger.prune(told.baseline_path, self.known_tests, self._whole_files())
             except BaselineError as error:
                 self.troubles.append(str(error))
         for name in told.require:
@@ -240,6 +251,12 @@ class Run:
                 write(told.json, self.ledger)
             except OSError as error:
                 self.troubles.append(f"--quant-json: {told.json} cannot be written: {error.strerror or error}")
+
+    def _whole_files(self) -> set[str]:
+        """Files of which every test is known: none where the command line names single tests or formats."""
+        if self.options.selected or any("::" in argument for argument in self.config.args):
+            return set()
+        return {test.split("::")[0] for test in self.known_tests}
 
     def _why_not(self, name: str) -> str:
         reasons: list[str] = [skip["reason"] for skip in self.ledger.skipped.values() if skip.get("format") == name]

@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_quant.errors import NotFinite, NotMeasured, UsageError
+from pytest_quant.engines.memory import give_back, is_out_of_memory
+from pytest_quant.errors import NotFinite, NotMeasured, QuantError, UsageError
 from pytest_quant.formats import registry
 from pytest_quant.gates.gate import Gate
 from pytest_quant.gates.measurement import Measurement
@@ -103,6 +104,11 @@ class Session:
             }
             try:
                 self._measured[key] = measurers[gate.metric](spec, format_name, gate)
+            except Exception as error:
+                if isinstance(error, QuantError) or not is_out_of_memory(error):
+                    raise
+                give_back(self.device)
+                raise NotMeasured(f"out of memory while measuring {gate.metric}: {str(error).strip()[:200]}") from None
             finally:
                 self._progress.clear()
         return self._measured[key]
@@ -146,7 +152,7 @@ class Session:
 
         asked = dict(gate.parameters)
         model = self.model(spec, format_name)
-        stream = self._stream(spec, model)
+        stream = None if asked["of"] == "weights" else self._stream(spec, model)
         used = memory.used_bytes(model.loaded, tokens=stream, **asked)
         of_reference = None
         if gate.needs_reference:
@@ -194,10 +200,17 @@ class Session:
         )
 
     def _stream(self, spec: ModelSpec, model: ModelHandle) -> NDArray[np.int64]:
-        from pytest_quant.engines.transformers import tokenize
+        from pytest_quant.engines.loading import tokenize
 
         if spec.source not in self._streams:
-            self._streams[spec.source] = tokenize(model.tokenizer, self._corpus.text)
+            stream = tokenize(model.tokenizer, self._corpus.text)
+            known = model.loaded.vocabulary
+            if stream.max() >= known:
+                raise UsageError(
+                    f"the tokenizer of {model.name} gives token {stream.max()}, but the model knows {known}: "
+                    f"they do not belong together"
+                )
+            self._streams[spec.source] = stream
         return self._streams[spec.source]
 
     @cached_property

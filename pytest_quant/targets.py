@@ -16,6 +16,8 @@ from pytest_quant.gates.gate import Gate
 from pytest_quant.options import Options, local_folder
 from pytest_quant.spec import ModelSpec
 
+ENGINES = ("transformers", "vllm")
+
 
 @dataclass(frozen=True)
 class Target:
@@ -47,12 +49,19 @@ def formats_to_parametrize(function: pytest.Item, fixtures: Collection[str], opt
     as ``nf4_model``, or in the calls of ``quant_measure``."""
     marks = list(function.iter_markers())
     marker = markers.quant(marks)
+    gated = bool(markers.gates(marks))
     by_fixture = formats_by_fixture(fixtures)
-    in_turn = bool({FORMAT, "quant_model"} & set(fixtures)) or (bool(markers.gates(marks)) and not by_fixture)
+    in_turn = bool({FORMAT, "quant_model"} & set(fixtures)) or (gated and not by_fixture)
+    marked = marker.formats if marker is not None else None
+    if gated and by_fixture and not in_turn and set(marked or by_fixture) != set(by_fixture):
+        raise UsageError(
+            f"quant(formats=...) names {', '.join(marked or ())}, but the test asks for {', '.join(by_fixture)} by "
+            f"fixture, which its gates would be for; use quant_model, or leave formats out"
+        )
     if not in_turn and (by_fixture or "quant_measure" in fixtures):
         return ()
-    if marker is not None and marker.formats is not None:
-        return marker.formats
+    if marked is not None:
+        return marked
     if not in_turn:
         return ()
     if options.formats is None:
@@ -65,12 +74,15 @@ def resolve(node: pytest.Item, fixtures: Collection[str], formats: tuple[str, ..
     marks = list(node.iter_markers())
     marker = markers.quant(marks) or markers.Quant()
     gates = markers.gates(marks)
+    markers.check_stacked((place, mark) for place, mark in node.iter_markers_with_node())
     spec = _spec(marker, options)
     if registry.get(spec.reference).quantized:
         raise UsageError(f"reference={spec.reference!r} is a quantized format; use fp32, bf16 or fp16")
     gated = tuple(name for name in formats if name != spec.reference or len(formats) == 1)
     if gates and not gated:
         raise UsageError("the test has gates but no format; only test functions can be run in formats")
+    if spec.engine not in ENGINES:
+        raise UsageError(f"unknown engine {spec.engine!r}; the engines are {' and '.join(ENGINES)}")
     needs_reference = any(gate.needs_reference for gate in gates)
     if needs_reference and spec.reference in gated:
         raise UsageError(

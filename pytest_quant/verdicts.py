@@ -16,7 +16,10 @@ from pytest_quant.gates.verdict import Verdict
 from pytest_quant.hardware import Device
 
 _QUALITY = ("perplexity_delta",)
-"""Metrics that fall back to another device's baseline; speed and memory never do."""
+"""Metrics that fall back to another device's baseline."""
+_STORED = ("weights", "kv_cache")
+"""Bytes that depend on the model and not on the device's name: they fall back within one architecture. Peaks and
+speeds never fall back."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +132,10 @@ def _against_baseline(
         return BaselineVerdict(Verdict.MISSING, reason=str(error), unreadable=True), False
     may_record = policy.records_new and recordable
     if match.kind == "exact" and match.entry is not None:
+        found = _compared(now, match.entry)
         unchanged = (match.entry.value, match.entry.scores) == (now.value, now.scores)
-        return _compared(now, match.entry), policy.update == "all" and recordable and not unchanged
+        accepts = policy.update == "all" or (found.verdict is Verdict.INCOMPARABLE and policy.records_new)
+        return found, accepts and recordable and not unchanged
     if elsewhere is not None:
         key, entry = elsewhere
         found = _compared(now, entry)
@@ -154,10 +159,14 @@ def _compared(now: Measurement, entry: baseline.Entry) -> BaselineVerdict:
 
 
 def _elsewhere(now: Measurement, device: Device, policy: Policy) -> tuple[str, baseline.Entry] | None:
-    if now.metric not in _QUALITY:
+    stored = now.identity["metric"].get("of") in _STORED
+    if now.metric not in _QUALITY and not stored:
         return None
     for key, path in baseline.find_other_hardware(policy.root, device.key, now.model):
-        match = baseline.lookup(baseline.read(path), now.metric, now.format, now.identity)
+        file = baseline.read(path)
+        if stored and (file is None or file.hardware.get("architecture") != device.architecture):
+            continue
+        match = baseline.lookup(file, now.metric, now.format, now.identity)
         if match.kind == "exact" and match.entry is not None:
             return key, match.entry
     return None

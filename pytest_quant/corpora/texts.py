@@ -25,7 +25,7 @@ def load(name: str) -> Corpus:
     """``python-docs`` or the path of a UTF-8 text file; :class:`UsageError` for anything else."""
     if name == "python-docs":
         return Corpus(name, python_docs())
-    path = Path(name).expanduser()
+    path = Path(name)
     if path.suffix in (".jsonl", ".json", ".parquet"):
         raise UsageError(f"the corpus {name!r} is a {path.suffix} file, and this version reads plain text only")
     if path.is_file():

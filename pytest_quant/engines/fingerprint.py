@@ -8,13 +8,28 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
 
 from pytest_quant.engines.source import ModelSource
 from pytest_quant.errors import UsageError
 
-_COUNTED = (".safetensors", ".json", ".txt", ".model", ".jinja", ".gguf")
-_BESIDE = ("README", "generation_config", ".")
+_COUNTED = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "quant*config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "spiece.model",
+    "*.tiktoken",
+    "chat_template*",
+    "*.py",
+)
+"""Weights, config, tokenizer and code; logs of the training and model cards are not the model."""
 _CHUNK = 1 << 22
 
 
@@ -54,7 +69,7 @@ def _file_hashes(folder: Path, cache_dir: Path) -> Iterator[tuple[str, str]]:
     known = _read(index)
     added = False
     for file in sorted(folder.iterdir()):
-        if file.suffix not in _COUNTED or file.name.startswith(_BESIDE) or not file.is_file():
+        if not file.is_file() or not any(fnmatch(file.name, pattern) for pattern in _COUNTED):
             continue
         status = file.stat()
         key = f"{file.resolve()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}|{status.st_ino}"

@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from pytest_quant.errors import NotMeasured
 from pytest_quant.hardware import Device
-
-_STATUS = Path("/proc/self/status")
-_CLEAR = Path("/proc/self/clear_refs")
 
 
 def free_bytes(device: Device) -> int | None:
@@ -46,34 +44,47 @@ def give_back(device: Device) -> None:
 
 
 def peak_above_start(device: Device, work: Callable[[], object]) -> int:
-    """Bytes by which memory rose at most while ``work`` ran, over what was held when it began.
+    """Bytes by which torch's allocations rose at most while ``work`` ran, over what was held when it began.
 
-    On CUDA from torch's allocator, on Linux from the kernel's high-water mark of resident memory, which
-    is reset first. Elsewhere :class:`NotMeasured`.
+    On CUDA the allocator's own mark. On a CPU every allocation and release is recorded by torch's profiler, so
+    that the same code gives the same bytes; resident memory would tell of the C library's caches as much.
+    Elsewhere :class:`NotMeasured`.
     """
     give_back(device)
-    if device.kind in ("cuda", "rocm"):
-        import torch
-
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        work()
-        torch.cuda.synchronize()
-        return int(torch.cuda.max_memory_allocated() - before)
-    try:
-        _CLEAR.write_text("5", encoding="ascii")
-        start = _status("VmRSS")
-        work()
-        return max(0, _status("VmHWM") - start)
-    except OSError as error:
+    if device.kind == "cpu":
+        return _peak_of_events(work)
+    if device.kind not in ("cuda", "rocm"):
         raise NotMeasured(
-            f'the peak memory of a process cannot be measured on this system ({error}); use memory_budget(of="weights")'
-        ) from None
+            f'the peak memory on {device.kind} cannot be measured by this version; use memory_budget(of="weights")'
+        )
+    import torch
+
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    work()
+    torch.cuda.synchronize()
+    return int(torch.cuda.max_memory_allocated() - before)
 
 
-def _status(field: str) -> int:
-    for line in _STATUS.read_text(encoding="ascii").splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"no {field} in {_STATUS}")
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of torch or numpy says that memory did not suffice."""
+    import torch
+
+    exhausted = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return exhausted or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
+def _peak_of_events(work: Callable[[], object]) -> int:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler announces its start and stop on stderr
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    results = profiler.profiler.kineto_results if profiler.profiler is not None else None
+    events = [event for event in results.events() if event.name() == "[memory]"] if results is not None else []
+    level = peak = 0
+    for event in sorted(events, key=lambda event: int(event.start_ns())):
+        level += event.nbytes()
+        peak = max(peak, level)
+    return peak

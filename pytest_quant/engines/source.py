@@ -17,7 +17,7 @@ class ModelSource:
     @property
     def folder(self) -> Path | None:
         """The local folder, if that is what the name is."""
-        path = Path(self.name).expanduser()
+        path = Path(self.name)
         return path if self.name and path.is_dir() else None
 
     @property

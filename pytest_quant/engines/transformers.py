@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pytest_quant.engines import memory
-from pytest_quant.engines.source import ModelSource
-from pytest_quant.errors import NotMeasured, Unsupported, UsageError
-from pytest_quant.formats.backend import Backend
-from pytest_quant.formats.format import Format
-from pytest_quant.formats.proof import Proof, prove
+from pytest_quant.formats.proof import Proof
+from pytest_quant.formats.stamp import stamp
 from pytest_quant.formats.storage import footprint
 from pytest_quant.hardware import Device
 
@@ -24,7 +19,7 @@ if TYPE_CHECKING:
 NAME = "transformers"
 _POSITIONS = 256
 """Positions whose logits are widened to FP32 at a time."""
-_PLACES = {"cuda": "cuda:0", "rocm": "cuda:0", "xpu": "xpu:0", "mps": "mps", "cpu": "cpu"}
+PLACES = {"cuda": "cuda:0", "rocm": "cuda:0", "xpu": "xpu:0", "mps": "mps", "cpu": "cpu"}
 
 
 class TransformersModel:
@@ -35,12 +30,24 @@ class TransformersModel:
         self.tokenizer = tokenizer
         self.device = device
         self.proof = proof
+        self._settle()
+        self._stamp = stamp(model)
+
+    @property
+    def changed(self) -> bool:
+        """Whether somebody changed the model since it was loaded: its modules, its mode, values of its weights."""
+        return stamp(self.model) != self._stamp
 
     @property
     def max_positions(self) -> int | None:
         """The longest sequence that the model's position embedding knows."""
         limit = getattr(self.model.config, "max_position_embeddings", None)
         return int(limit) if limit else None
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the model knows."""
+        return int(self.model.get_input_embeddings().num_embeddings)
 
     def token_nll(self, windows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Negative log-likelihood of each token after the first, in nats; ``(batch, length)`` to
@@ -115,9 +122,15 @@ class TransformersModel:
         text: str = self.tokenizer.decode(tokens[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
         return text
 
+    def _settle(self) -> None:
+        """One short forward: some kernels repack their weights at the first."""
+        import numpy as np
+
+        self.token_nll(np.zeros((1, 2), dtype=np.int64))
+
     @property
     def _place(self) -> str:
-        return _PLACES[self.device.kind]
+        return PLACES[self.device.kind]
 
     def _tensor(self, tokens: NDArray[np.int64]) -> torch.Tensor:
         import torch
@@ -140,118 +153,3 @@ class TransformersModel:
             torch.xpu.synchronize()
         elif self.device.kind == "mps":
             torch.mps.synchronize()
-
-
-def load(
-    source: ModelSource, format: Format, backend: Backend, compute_dtype: str, device: Device
-) -> TransformersModel:
-    """Load, then prove (before the first forward).
-
-    Raises :class:`UsageError` where there is no such model, :class:`Unsupported` where it does not fit,
-    :class:`ProofFailed` where it is not in the format.
-    """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    _require_torch_for(device, f"{source.short} in {format.name}")
-    opening = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
-    try:
-        with _quiet():
-            config = AutoConfig.from_pretrained(source.name, **opening)
-            tokenizer = AutoTokenizer.from_pretrained(source.name, **opening)
-            model = AutoModelForCausalLM.from_pretrained(
-                source.name,
-                device_map={"": _PLACES[device.kind]},
-                use_safetensors=True,
-                **opening,
-                **backend.load_arguments(format, compute_dtype),
-            )
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        memory.give_back(device)
-        free = memory.free_bytes(device)
-        raise Unsupported(
-            asked=f"{source.short} in {format.name}",
-            found=f"out of memory while loading it ({_first_line(error)})",
-            needed=f"more than the {_gigabytes(free)} that are free on {device.name}",
-        ) from None
-    except (OSError, ValueError, ImportError) as error:
-        raise UsageError(
-            f"the model {source.name!r} cannot be loaded as {format.name}: {_first_line(error)}; give a folder or a "
-            f"hub id with config.json, a tokenizer and *.safetensors (pickled weights are never opened)"
-        ) from error
-    model.eval()
-    proof = prove(model, format, backend, eligible_weights(config, trust_remote_code=source.trust_remote_code))
-    return TransformersModel(model, tokenizer, device, proof)
-
-
-def _require_torch_for(device: Device, asked: str) -> None:
-    """:class:`Unsupported` where the installed torch cannot use the device that was detected."""
-    import torch
-
-    usable = {
-        "cuda": torch.version.hip is None and torch.cuda.is_available(),
-        "rocm": torch.version.hip is not None and torch.cuda.is_available(),
-        "xpu": torch.xpu.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if not usable[device.kind]:
-        raise Unsupported(
-            asked=f"{asked} on {device.name}",
-            found=f"torch {torch.__version__}, which cannot use it",
-            needed=f"a build of torch for {device.kind} that the driver supports, or the device hidden from this run",
-        )
-
-
-def eligible_weights(config: Any, *, trust_remote_code: bool = False) -> dict[str, int]:
-    """Number of weights of each parameter that a matrix product uses, by name: all of two dimensions or
-    more, embeddings and output head apart. From the architecture alone, on the meta device."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    config = type(config).from_dict({k: v for k, v in config.to_dict().items() if k != "quantization_config"})
-    with torch.device("meta"), _quiet():
-        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    head = skeleton.get_output_embeddings()
-    return {
-        f"{module_name}.{name}": parameter.numel()
-        for module_name, module in skeleton.named_modules()
-        if module is not head and not isinstance(module, torch.nn.Embedding)
-        for name, parameter in module.named_parameters(recurse=False)
-        if parameter.ndim >= 2
-    }
-
-
-def tokenize(tokenizer: Any, text: str) -> NDArray[np.int64]:
-    """The text as one token stream; one BOS at its start if the tokenizer adds one."""
-    import numpy as np
-
-    with _quiet():
-        ids = tokenizer(text, verbose=False)["input_ids"]
-    if not ids:
-        raise NotMeasured("the corpus has no tokens: it is empty, or the tokenizer knows none of it")
-    return np.asarray(ids, dtype=np.int64)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars and notices, restored afterwards."""
-    from transformers.utils import logging
-
-    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0][:300]
-
-
-def _gigabytes(count: int | None) -> str:
-    return "unknown bytes" if count is None else f"{count / 1e9:.1f} GB"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_quant.engines.memory import peak_above_start
+from pytest_quant.errors import UsageError
 from pytest_quant.gates.measurement import Quantity
 from pytest_quant.hardware import Device
 from pytest_quant.metrics.throughput import Workload, prompt
@@ -23,16 +24,21 @@ class Held(Protocol):
     device: Device
     proof: Proof
 
+    @property
+    def max_positions(self) -> int | None: ...
+
     def token_nll(self, windows: NDArray[np.int64]) -> NDArray[np.float64]: ...
 
     def kv_cache_bytes(self, prompt: NDArray[np.int64]) -> int: ...
 
 
-def used_bytes(model: Held, of: str, tokens: NDArray[np.int64], batch_size: int, context: int) -> int:
+def used_bytes(model: Held, of: str, tokens: NDArray[np.int64] | None, batch_size: int, context: int) -> int:
     """Bytes of ``weights`` (true storages, as loaded), of the ``kv_cache`` after a context, or at the ``peak``:
-    the weights and what scoring a batch of that context takes on top."""
-    if of == "weights":
+    the weights and what scoring a batch of that context takes on top. Weights need no tokens."""
+    if of == "weights" or tokens is None:
         return model.proof.weight_bytes
+    if model.max_positions is not None and context > model.max_positions:
+        raise UsageError(f"context={context} does not fit the model's {model.max_positions} positions")
     batch = prompt(tokens, Workload(batch_size=batch_size, prompt_tokens=context))
     if of == "kv_cache":
         return model.kv_cache_bytes(batch)

@@ -72,11 +72,11 @@ def throughput_ratio(
     next; ratio of medians, with a bootstrap interval over the rounds. :class:`NotMeasured` where the clock
     saw no time pass.
     """
+    needed = work.prompt_tokens + (work.new_tokens if work.phase == "decode" else 0)
     for model in (format, reference):
-        if model.max_positions is not None and work.prompt_tokens + work.new_tokens > model.max_positions:
+        if model.max_positions is not None and needed > model.max_positions:
             raise UsageError(
-                f"prompt_tokens={work.prompt_tokens} and new_tokens={work.new_tokens} do not fit the model's "
-                f"{model.max_positions} positions"
+                f"{work.phase} of {needed} tokens does not fit the model's {model.max_positions} positions"
             )
     tokens = prompt(stream, work)
     for _ in range(WARM_UP):

@@ -38,7 +38,7 @@ def _behind(record: Mapping[str, Any]) -> str:
 
 def plain_failure(excinfo: Any, error: Exception) -> Any:
     """Our message alone: no traceback of ours, and no name of an exception in the short summary."""
-    failure = excinfo.getrepr(style="value")
+    failure = excinfo.getrepr(style="value", chain=False)
     if failure.reprcrash is not None:
         failure.reprcrash.message = str(error)
     return failure

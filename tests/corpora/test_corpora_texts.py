@@ -48,13 +48,6 @@ def test_a_checkout_with_other_line_ends_is_the_same_text(tmp_path):
     assert texts.load(str(one)).sha256 == texts.load(str(other)).sha256
 
 
-def test_a_home_folder_is_found(tmp_path, monkeypatch):
-    (tmp_path / "some.txt").write_text("at home")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    assert texts.load("~/some.txt").text == "at home"
-
-
 def test_a_relative_path_is_found(tmp_path, monkeypatch):
     (tmp_path / "some.txt").write_text("here")
     monkeypatch.chdir(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 
 import pytest
 
@@ -22,10 +23,10 @@ from transformers import AutoModelForCausalLM
 load = AutoModelForCausalLM.from_pretrained
 
 def planted(*args, **kwargs):
-    model = load(*args, **kwargs)
+    model, loading = load(*args, **kwargs)
     if "quantization_config" in kwargs:
         model.model.layers[0].mlp.down_proj.weight.SCB.mul_(1.5)
-    return model
+    return model, loading
 
 @pytest.fixture(autouse=True)
 def worse(monkeypatch):
@@ -162,21 +163,24 @@ def test_pruning_spares_what_did_not_run(project, change):
     assert len(project.entries) == (1 if change == "gone" else 2)
 
 
-def test_another_devices_baseline_serves_quality_and_says_so_but_never_memory(project):
-    project.test(TWO)
+@pytest.mark.parametrize("architecture, passed", [(platform.machine(), 2), ("sm_90", 1)])
+def test_another_devices_baseline_serves_quality_and_stored_bytes_and_says_so(project, architecture, passed):
+    """Quality from any device, bytes of weights from one of the same architecture; a peak or a speed from none."""
+    project.test(TWO + "\n\n@pytest.mark.memory_budget(max_gb=1, of='peak')\ndef test_peak(quant_model): ...\n")
     assert project.gate().ret == 0
     own = project.baseline_path
     other = own.parent.parent / "nvidia-h200" / own.name
     other.parent.mkdir()
     data = json.loads(own.read_text())
-    data["hardware"].update(key="nvidia-h200", name="NVIDIA H200")
+    assert data["hardware"]["architecture"] == platform.machine()
+    data["hardware"].update(key="nvidia-h200", name="NVIDIA H200", architecture=architecture)
     other.write_text(json.dumps(data))
     own.unlink()
 
     result = project.gate("--quant-missing=fail")
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.assert_outcomes(passed=1, failed=1)
+    result.assert_outcomes(passed=passed, failed=3 - passed)
     result.stdout.fnmatch_lines(["*memory_budget missing: *", "*compared with the baseline of nvidia-h200*"])
 
 

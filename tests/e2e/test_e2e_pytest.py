@@ -28,7 +28,9 @@ def test_gates_fail_inside_their_test(project):
     assert counts == {"tests": 3, "failures": 1, "errors": 0, "skipped": 0}
     result.stdout.fnmatch_lines(["FAILED test_quant.py::test_b[[]int8[]] - int8 memory_budget failed: *"])
     result.stdout.no_fnmatch_line("*pytest_quant/*.py*")
-    assert {entry["metric"] for entry in project.entries} == {"memory_budget", "perplexity_delta"}
+    assert [entry["metric"] for entry in project.entries] == ["perplexity_delta"], (
+        "a value that breaks a limit stays out"
+    )
 
 
 def test_every_broken_gate_is_in_the_one_failure(project):
@@ -178,8 +180,8 @@ def test_with_xdist_workers_measure_and_one_process_writes(project):
     result = project.pytester.runpytest_subprocess("--quant-baseline", "-n2", "-p", "no:cacheprovider")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(passed=2, failed=1)
-    result.stdout.fnmatch_lines(["int8 *memory weights*", "2 measurements recorded in *"])
-    assert {entry["metric"] for entry in project.entries} == {"memory_budget", "perplexity_delta"}
+    result.stdout.fnmatch_lines(["int8 *memory weights*", "1 measurement recorded in *"])
+    assert [entry["metric"] for entry in project.entries] == ["perplexity_delta"]
     assert len(project.baselines) == 1
 
 

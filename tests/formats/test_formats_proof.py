@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pytest_quant.engines import transformers as engine
+from pytest_quant.engines import loading as engine
 from pytest_quant.engines.source import ModelSource
 from pytest_quant.errors import ProofFailed
 from pytest_quant.formats import registry

@@ -90,7 +90,7 @@ def test_quant_in_full():
     assert markers.quant([given]) == Quant("org/name", ("int8", "nf4"), "fp16", "transformers", "main", False, True)
 
 
-@pytest.mark.parametrize("kind", [list, tuple, dict.fromkeys, lambda names: [*names, "int8"]])
+@pytest.mark.parametrize("kind", [list, tuple, lambda names: [*names, "int8"]])
 def test_any_list_of_formats_each_once(kind):
     found = markers.quant([mark("quant", formats=kind(["int8", "nf4"]))])
     assert found is not None
@@ -107,10 +107,30 @@ def test_without_markers_there_is_nothing():
 # which of several counts
 
 
-def test_the_nearest_quant_wins_whole():
-    near, far = mark("quant", model="near"), mark("quant", model="far", formats=["nf4"])
-    assert markers.quant([near, far]) == Quant(model="near")
-    assert markers.quant([far, near]) == Quant(model="far", formats=("nf4",))
+def test_what_the_nearest_quant_leaves_out_one_farther_out_says():
+    near, far = mark("quant", model="near"), mark("quant", model="far", formats=["nf4"], trust_remote_code=False)
+    assert markers.quant([near, far]) == Quant(model="near", formats=("nf4",), trust_remote_code=False)
+    assert markers.quant([far, near]) == Quant(model="far", formats=("nf4",), trust_remote_code=False)
+
+
+@pytest.mark.parametrize("formats", [{"int8", "nf4"}, iter(["int8"]), {"int8": 1}])
+def test_formats_without_an_order_are_refused(formats):
+    with pytest.raises(UsageError, match="must be a list of format names"):
+        markers.quant([mark("quant", formats=formats)])
+
+
+def test_limits_of_several_markers_on_one_question_all_count():
+    function, module = mark("perplexity_delta", max_ratio=5.0), mark("perplexity_delta", max=1.0)
+    (both,) = markers.gates([function, module])
+    assert both.limits == (("max", 1.0), ("max_ratio", 5.0))
+
+
+def test_the_same_limit_twice_in_one_place_is_refused():
+    one, two = mark("perplexity_delta", max=0.5), mark("perplexity_delta", max=9.0)
+    function, module = object(), object()
+    markers.check_stacked([(function, one), (module, two)])
+    with pytest.raises(UsageError, match="perplexity_delta sets max twice on the same test"):
+        markers.check_stacked([(function, one), (function, two)])
 
 
 def test_the_nearest_limit_on_one_question_wins():
@@ -148,7 +168,6 @@ def test_other_parameters_are_another_question(metric, one, other):
     [
         ("throughput_ratio", {"min": 1.0}, {"min": 2.0, "phase": "decode", "batch_size": 1, "new_tokens": 32}),
         ("memory_budget", {"max_gb": 1.0}, {"max_gb": 2.0, "of": "weights", "batch_size": 8, "context": 64}),
-        ("memory_budget", {"max_gb": 1.0}, {"max_gib": 2.0}),
     ],
 )
 def test_what_plays_no_part_makes_no_other_question(metric, one, other):

@@ -67,11 +67,11 @@ def test_one_layers_scale_doubled(gated):
     assert gated.gate().ret == 0
     plant(
         gated,
-        "model = load(*args, **kwargs)",
+        "model, loading = load(*args, **kwargs)",
         "state = model.model.layers[12].mlp.down_proj.weight.quant_state",
         "state.state2.absmax.mul_(2)",
         "state.offset.mul_(2)",
-        "return model",
+        "return model, loading",
     )
     result, record = gated.record("--quant-baseline")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
@@ -119,9 +119,9 @@ def test_other_parameters_than_asked(gated):
 def test_nan_in_one_layer(gated):
     plant(
         gated,
-        "model = load(*args, **kwargs)",
+        "model, loading = load(*args, **kwargs)",
         "model.model.layers[7].input_layernorm.weight.data[0] = float('nan')",
-        "return model",
+        "return model, loading",
     )
     result, record = gated.record("--quant-baseline")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
@@ -149,9 +149,9 @@ def test_a_larger_model(gated):
     assert gated.gate().ret == 0
     plant(
         gated,
-        "model = load(*args, **kwargs)",
+        "model, loading = load(*args, **kwargs)",
         "model.register_buffer('ballast', torch.zeros(4_000_000))",
-        "return model",
+        "return model, loading",
     )
     result, record = gated.record("--quant-baseline")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
@@ -174,9 +174,9 @@ def test_a_slower_decode(gated):
     assert gated.gate().ret == 0
     plant(
         gated,
-        "model = load(*args, **kwargs)",
+        "model, loading = load(*args, **kwargs)",
         "model.register_forward_pre_hook(lambda *a: time.sleep(0.2))",
-        "return model",
+        "return model, loading",
     )
     result, record = gated.record("--quant-baseline")
     assert result.ret == pytest.ExitCode.TESTS_FAILED

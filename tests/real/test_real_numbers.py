@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pytest_quant.corpora import protocols, texts
-from pytest_quant.engines import transformers as engine
+from pytest_quant.engines import loading as engine
 from pytest_quant.engines.source import ModelSource
 from pytest_quant.formats import registry
 from pytest_quant.formats.backend import backend

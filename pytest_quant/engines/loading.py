@@ -1,0 +1,153 @@
+"""Opening a model with transformers: load it in a format, see that nothing is missing, and have it proven."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pytest_quant.engines import memory
+from pytest_quant.engines.source import ModelSource
+from pytest_quant.engines.transformers import PLACES, TransformersModel
+from pytest_quant.errors import NotMeasured, Unsupported, UsageError
+from pytest_quant.formats.backend import Backend
+from pytest_quant.formats.format import Format
+from pytest_quant.formats.proof import prove
+from pytest_quant.hardware import Device
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+
+def load(
+    source: ModelSource, format: Format, backend: Backend, compute_dtype: str, device: Device
+) -> TransformersModel:
+    """Load, then prove (before the first forward).
+
+    Raises :class:`UsageError` where there is no such model, :class:`Unsupported` where it does not fit,
+    :class:`ProofFailed` where it is not in the format.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    _require_torch_for(device, f"{source.short} in {format.name}")
+    opening = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
+    try:
+        with _quiet():
+            config = AutoConfig.from_pretrained(source.name, **opening)
+            tokenizer = AutoTokenizer.from_pretrained(source.name, **opening)
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                source.name,
+                output_loading_info=True,
+                device_map={"": PLACES[device.kind]},
+                use_safetensors=True,
+                **opening,
+                **backend.load_arguments(format, compute_dtype),
+            )
+    except Exception as error:
+        if not memory.is_out_of_memory(error):
+            raise UsageError(
+                f"the model {source.name!r} cannot be loaded as {format.name}: {_first_line(error)}; give a folder or "
+                f"a hub id with config.json, a tokenizer and *.safetensors (pickled weights are never opened)"
+            ) from error
+        memory.give_back(device)
+        free = memory.free_bytes(device)
+        raise Unsupported(
+            asked=f"{source.short} in {format.name}",
+            found=f"out of memory while loading it ({_first_line(error)})",
+            needed=f"more than the {_gigabytes(free)} that are free on {device.name}",
+        ) from None
+    _check_loaded(source.name, config, model, loading)
+    model.eval()
+    proof = prove(model, format, backend, eligible_weights(config, trust_remote_code=source.trust_remote_code))
+    return TransformersModel(model, tokenizer, device, proof)
+
+
+def _require_torch_for(device: Device, asked: str) -> None:
+    """:class:`Unsupported` where the installed torch cannot use the device that was detected."""
+    import torch
+
+    usable = {
+        "cuda": torch.version.hip is None and torch.cuda.is_available(),
+        "rocm": torch.version.hip is not None and torch.cuda.is_available(),
+        "xpu": torch.xpu.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if not usable[device.kind]:
+        raise Unsupported(
+            asked=f"{asked} on {device.name}",
+            found=f"torch {torch.__version__}, which cannot use it",
+            needed=f"a build of torch for {device.kind} that the driver supports, or the device hidden from this run",
+        )
+
+
+def _check_loaded(name: str, config: Any, model: Any, loading: Mapping[str, Any]) -> None:
+    """:class:`UsageError` where the files do not make the model: the library would fill it up with random weights."""
+    for kind in ("missing_keys", "mismatched_keys"):
+        if keys := [str(key) for key in loading.get(kind) or ()]:
+            some = ", ".join(sorted(keys)[:3]) + (", ..." if len(keys) > 3 else "")
+            raise UsageError(
+                f"the files of {name!r} lack {len(keys)} of the model's weights ({kind.replace('_', ' ')}: {some}), "
+                f"which would be random; restore the checkpoint"
+            )
+    claimed = getattr(config, "architectures", None) or []
+    loaded = type(model).__name__
+    if claimed and loaded not in claimed and not any(name.endswith(_CAUSAL) for name in claimed):
+        raise UsageError(f"{name!r} is a {claimed[0]}, not a causal language model (it would be opened as {loaded})")
+
+
+def eligible_weights(config: Any, *, trust_remote_code: bool = False) -> dict[str, int]:
+    """Number of weights of each parameter that a matrix product uses, by name: all of two dimensions or
+    more, embeddings and output head apart. From the architecture alone, on the meta device."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = type(config).from_dict({k: v for k, v in config.to_dict().items() if k != "quantization_config"})
+    with torch.device("meta"), _quiet():
+        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    head = skeleton.get_output_embeddings()
+    return {
+        f"{module_name}.{name}": parameter.numel()
+        for module_name, module in skeleton.named_modules()
+        if module is not head and not isinstance(module, torch.nn.Embedding)
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim >= 2
+    }
+
+
+def tokenize(tokenizer: Any, text: str) -> NDArray[np.int64]:
+    """The text as one token stream; one BOS at its start if the tokenizer adds one."""
+    import numpy as np
+
+    with _quiet():
+        ids = tokenizer(text, verbose=False)["input_ids"]
+    if not ids:
+        raise NotMeasured("the corpus has no tokens: it is empty, or the tokenizer knows none of it")
+    return np.asarray(ids, dtype=np.int64)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars and notices, restored afterwards."""
+    from transformers.utils import logging
+
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0][:300]
+
+
+def _gigabytes(count: int | None) -> str:
+    return "unknown bytes" if count is None else f"{count / 1e9:.1f} GB"
