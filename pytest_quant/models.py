@@ -75,6 +75,7 @@ class Models:
 
     def _load(self, spec: ModelSpec, format: Format) -> ModelHandle:
         support = check(spec, format, self._device, self._matrix)
+        loading.require_torch_for(self._device, f"{spec.source.short} in {format.name}")
         self._check_fits(spec, format)
         self._progress.show(f"loading {spec.source.short} in {format.name}")
         try:

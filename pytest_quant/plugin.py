@@ -104,7 +104,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     try:
         return (yield)
     finally:
-        item.config.stash[RUN].release(nextitem)
+        item.config.stash[RUN].release(item, nextitem)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

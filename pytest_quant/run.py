@@ -146,6 +146,7 @@ class Run:
         questions += by_hand
         outcomes: list[Outcome] = []
         item.stash[OUTCOMES] = outcomes
+        cannot: list[BaseException] = []
         changed = self.session.models.drop_changed() if questions else []
         for name, gate in questions:
             if changed:
@@ -154,22 +155,25 @@ class Run:
                     f"measure (modules, mode or weights); change a copy"
                 )
                 outcomes.append(self._not_measured(item.nodeid, target, name, gate, error))
-            else:
+                continue
+            try:
                 outcomes.append(self._judge_one(item.nodeid, target, name, gate))
+            except Unsupported as reason:
+                cannot.append(skipped(name, reason))
         broken = [outcome for outcome in outcomes if outcome.breaks]
         if broken:
             from pytest_quant.report.failure import explain
 
             raise GateFailure(explain([outcome.record for outcome in broken]))
+        if cannot:  # a gate that broke counts, even where another could not be asked
+            raise cannot[0] from None
 
     def _judge_one(self, test: str, target: Target, name: str, gate: Gate) -> Outcome:
         from pytest_quant.verdicts import decide
 
         try:
             measurement = self.session.measure(target.spec, name, gate)
-        except Unsupported as reason:
-            raise skipped(name, reason) from None
-        except UsageError:
+        except (Unsupported, UsageError):
             raise
         except QuantError as error:
             return self._not_measured(test, target, name, gate, error)
@@ -193,14 +197,15 @@ class Run:
                 for gate in target.gates
             ]
 
-    def release(self, nextitem: pytest.Item | None) -> None:
-        """Give back the models that the next quantization test does not need."""
+    def release(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
+        """Give back the models that the test changed, and those that the next quantization test does not need."""
         if "session" not in self.__dict__ or "models" not in self.session.__dict__:
             return
         if nextitem is None:
             self.session.models.keep(())
             return
-        self.session.models.drop_changed()
+        if self.target(item) is not None:
+            self.session.models.drop_changed()
         target = self.target(nextitem)
         if target is not None and not target.imperative:
             needed = {(target.spec, name) for name in (*target.formats, target.spec.reference)}

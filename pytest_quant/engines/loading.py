@@ -32,7 +32,6 @@ def load(
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    _require_torch_for(device, f"{source.short} in {format.name}")
     opening = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
     try:
         with _quiet():
@@ -65,7 +64,7 @@ def load(
     return TransformersModel(model, tokenizer, device, proof)
 
 
-def _require_torch_for(device: Device, asked: str) -> None:
+def require_torch_for(device: Device, asked: str) -> None:
     """:class:`Unsupported` where the installed torch cannot use the device that was detected."""
     import torch
 

@@ -263,6 +263,28 @@ def test_out_of_memory_while_measuring_is_no_number_and_the_next_test_goes_on(pr
     assert "out of memory while measuring memory_budget" in huge["reason"]
 
 
+def test_a_gate_that_broke_counts_where_another_could_not_be_asked(project, monkeypatch):
+    from pytest_quant import models
+    from pytest_quant.errors import Unsupported
+
+    load = models.Models._load
+
+    def refuse_reference(self, spec, format):
+        if format.name == "fp32":
+            raise Unsupported("fp32", "too little memory", "more")
+        return load(self, spec, format)
+
+    monkeypatch.setattr(models.Models, "_load", refuse_reference)
+    gates = "import pytest\n\n@pytest.mark.memory_budget(max_gb={limit})\n@pytest.mark.perplexity_delta(max=1)\n"
+    project.test(gates.format(limit=0.0001) + "def test_broken(quant_model): ...\n", name="test_broken")
+    project.test(gates.format(limit=1) + "def test_cannot(quant_model): ...\n", name="test_cannot")
+    result = project.run("-rs")
+    result.assert_outcomes(failed=1, skipped=1)
+    result.stdout.fnmatch_lines(
+        ["*memory_budget failed*", "SKIPPED*asked: fp32; found: too little memory; needed: more*"]
+    )
+
+
 def test_prefill_needs_no_room_for_new_tokens(project):
     project.test(
         """

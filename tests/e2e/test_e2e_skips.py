@@ -101,11 +101,9 @@ def test_out_of_memory_while_loading_is_a_skip(project, monkeypatch):
 
 def test_a_torch_that_cannot_use_the_device_is_a_skip(project, monkeypatch):
     from pytest_quant import session
-    from pytest_quant.engines import memory
     from pytest_quant.hardware import specs
 
     monkeypatch.setattr(session.Session, "device", specs.device("NVIDIA H200"))
-    monkeypatch.setattr(memory, "free_bytes", lambda device: None)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     project.test(TWO)
     result = project.run("-rs")
