@@ -105,6 +105,7 @@ def not_measured(test: str, gate: Gate, model: str, format: str, verdict: Verdic
         "format": format,
         "engine": engine,
         "limit": dict(gate.limits),
+        "parameters": dict(gate.parameters),
         "verdict": str(verdict),
         "reason": reason,
     }

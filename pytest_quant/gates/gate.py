@@ -44,7 +44,8 @@ class LimitKind:
     symbol: str = ""
 
     def shown(self, name: str, value: float) -> str:
-        return f"{name.split('_')[0]} {value:g}{' ' + self.symbol if self.symbol else ''}"
+        unit = self.symbol if self.symbol == "x" else f" {self.symbol}"
+        return f"{name.split('_')[0]} {value:g}{unit}"
 
 
 LIMITS: Mapping[str, Mapping[str, LimitKind]] = {

@@ -12,12 +12,12 @@ def shown_value(record: Mapping[str, Any]) -> str:
     if unit == "bytes":
         shown = shown_bytes(value)
     elif unit == "ppl":
-        shown = f"{value:+.4g} ppl"
+        shown = f"{value:+.3g} ppl"
     else:
         shown = f"{value:.3g}{unit}"
     if "max_ratio" in record["limit"]:
         shown += f" ({record['ratio']:.3g}x)"
-    return shown if low == high else f"{shown} [{low:.3g}, {high:.3g}]"
+    return shown if low == high else f"{shown} [{low:.2f}, {high:.2f}]"
 
 
 def shown_bytes(count: float) -> str:

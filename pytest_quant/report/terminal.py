@@ -88,13 +88,15 @@ def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _metric(record: Mapping[str, Any]) -> str:
-    """The metric, with the parameter that tells it from its siblings."""
+    """The metric in words that fit the table, with the parameters that tell it from its siblings."""
     parameters = record.get("parameters", {})
-    part = parameters.get("phase") or parameters.get("of")
-    short = {"throughput_ratio": "throughput", "memory_budget": "memory"}.get(record["metric"], record["metric"])
-    if parameters.get("batch_size", 1) != 1:
-        part = f"{part} b{parameters['batch_size']}"
-    return f"{short} {part}" if part else short
+    words = {
+        "perplexity_delta": "perplexity",
+        "throughput_ratio": f"{parameters.get('phase')} speed",
+        "memory_budget": f"memory {parameters.get('of')}",
+    }
+    batch = parameters.get("batch_size", 1)
+    return words[record["metric"]] + (f" b{batch}" if batch != 1 else "")
 
 
 def _explanations(record: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

@@ -172,7 +172,7 @@ def test_every_limit_names_its_side_and_its_quantity():
         ("memory_budget", "max_ratio"): ("ratio", 1.0),
     }
     assert LIMITS["memory_budget"]["max_gib"].shown("max_gib", 1.5) == "max 1.5 GiB"
-    assert LIMITS["throughput_ratio"]["min"].shown("min", 1.5) == "min 1.5 x"
+    assert LIMITS["throughput_ratio"]["min"].shown("min", 1.5) == "min 1.5x"
 
 
 def test_an_unknown_limit_is_not_passed_over():
