@@ -230,43 +230,10 @@ class Run:
 
     def finish(self, *, complete: bool) -> None:
         """Write what may be written, then say what keeps the run from being green."""
-        from pytest_quant.baseline import BaselineError
+        from pytest_quant.closing import close
 
-        told = self.options
-        self.ledger.settle()
-        if told.baseline and self.ledger.outcomes:
-            try:
-                self.messages += self.ledger.write(told.baseline_path)
-                if told.update == "prune" and complete:
-                    self.messages += self.ledger.prune(told.baseline_path, self.known_tests, self._whole_files())
-            except BaselineError as error:
-                self.troubles.append(str(error))
-        for name in told.require:
-            if name not in self.ledger.measured_formats:
-                self.troubles.append(f"--quant-require: {name} was not measured ({self._why_not(name)})")
-        if told.baseline and told.missing == "fail" and self.ledger.skipped and not self.ledger.measured_formats:
-            self.troubles.append(
-                f"nothing was measured: all {len(self.ledger.skipped)} quantization tests were skipped "
-                f"(--quant-missing=record lets that pass)"
-            )
-        if told.json is not None:
-            from pytest_quant.report.json import write
-
-            try:
-                write(told.json, self.ledger)
-            except OSError as error:
-                self.troubles.append(f"--quant-json: {told.json} cannot be written: {error.strerror or error}")
-
-    def _whole_files(self) -> set[str]:
-        """Files of which every test is known: none where the command line names single tests or formats."""
-        if self.options.selected or any("::" in argument for argument in self.config.args):
-            return set()
-        return {test.split("::")[0] for test in self.known_tests}
-
-    def _why_not(self, name: str) -> str:
-        reasons: list[str] = [skip["reason"] for skip in self.ledger.skipped.values() if skip.get("format") == name]
-        failed: list[str] = [r["reason"] for r in self.ledger.records if r["format"] == name and "reason" in r]
-        return (reasons + failed or ["no test that ran asked for it"])[0]
+        whole = set() if any("::" in argument for argument in self.config.args) else self.known_tests
+        self.messages, self.troubles = close(self.ledger, self.options, self.known_tests, whole, complete=complete)
 
 
 def is_left_out(target: Target | None, selected: Collection[str]) -> bool:

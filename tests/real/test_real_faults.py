@@ -161,23 +161,28 @@ def test_a_larger_model(gated):
     result.stdout.fnmatch_lines(["*nf4 memory_budget regressed: 184,385,528 bytes now, 168,385,528 before*"])
 
 
-def test_a_slower_decode(gated):
-    """Half a second a token more: many times what a step takes, however busy the machine is."""
-    gated.test(
-        """
-        import pytest
+SPEED = """
+import pytest
 
-        @pytest.mark.quant(formats=["nf4"], reference="fp32")
-        @pytest.mark.throughput_ratio(min=0.2, new_tokens=4)
-        def test_speed(quant_model): ...
-        """
-    )
+@pytest.mark.quant(formats=["nf4"], reference="fp32")
+@pytest.mark.throughput_ratio(min={minimum}, new_tokens=4)
+def test_speed(quant_model): ...
+"""
+
+
+def slow_down(project) -> None:
+    """Half a second a token more: many times what a step takes, however busy the machine is."""
     plant(
-        gated,
+        project,
         "model, loading = load(*args, **kwargs)",
         "model.register_forward_pre_hook(lambda *a: time.sleep(0.5))",
         "return model, loading",
     )
+
+
+def test_a_slower_decode(gated):
+    gated.test(SPEED.format(minimum=0.2))
+    slow_down(gated)
     result, record = gated.record("--quant-baseline")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     (speed,) = record["measurements"]
@@ -187,29 +192,13 @@ def test_a_slower_decode(gated):
 
 
 def test_a_decode_slower_than_before(gated):
-    """The same against a baseline, with a limit that is too loose to see it."""
-    gated.test(
-        """
-        import pytest
-
-        @pytest.mark.quant(formats=["nf4"], reference="fp32")
-        @pytest.mark.throughput_ratio(min=0.001, new_tokens=4)
-        def test_speed(quant_model): ...
-        """
-    )
+    """With a limit that is too loose to see it."""
+    gated.test(SPEED.format(minimum=0.001))
     assert gated.gate().ret == 0
-
-    def fast(data):
-        data["measurements"][0].update(value=1.8, low=1.7, high=1.9)  # as this model does on an idle machine
-
-    gated.change_baseline(fast)
+    # as this model does on an idle machine
+    gated.change_baseline(lambda data: data["measurements"][0].update(value=1.8, low=1.7, high=1.9))
     before = gated.baselines
-    plant(
-        gated,
-        "model, loading = load(*args, **kwargs)",
-        "model.register_forward_pre_hook(lambda *a: time.sleep(0.5))",
-        "return model, loading",
-    )
+    slow_down(gated)
     result, record = gated.record("--quant-baseline")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     (speed,) = record["measurements"]

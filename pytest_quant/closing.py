@@ -1,0 +1,61 @@
+"""The end of a run: what is written to files, and what keeps it from being green besides failed tests."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from pytest_quant.baseline import BaselineError
+from pytest_quant.ledger import Ledger
+from pytest_quant.options import Options
+
+
+def close(
+    ledger: Ledger, told: Options, known_tests: Collection[str], whole: Collection[str], *, complete: bool
+) -> tuple[list[str], list[str]]:
+    """Write baselines and run record; returns good news and troubles, a line each.
+
+    ``known_tests`` were collected; ``whole`` are those whose files were collected as a whole, so that a test of them
+    that is not known is gone. Nothing is pruned after a run that was not ``complete``.
+    """
+    ledger.settle()
+    messages: list[str] = []
+    troubles: list[str] = []
+    if told.baseline and ledger.outcomes:
+        try:
+            messages += ledger.write(told.baseline_path)
+            if told.update == "prune" and complete:
+                # with some formats only, tests of the others were never made
+                files = set() if told.selected else {test.split("::")[0] for test in whole}
+                messages += ledger.prune(told.baseline_path, known_tests, files)
+        except BaselineError as error:
+            troubles.append(str(error))
+    troubles += _not_measured(ledger, told)
+    if told.json is not None:
+        from pytest_quant.report.json import write
+
+        try:
+            write(told.json, ledger)
+        except OSError as error:
+            troubles.append(f"--quant-json: {told.json} cannot be written: {error.strerror or error}")
+    return messages, troubles
+
+
+def _not_measured(ledger: Ledger, told: Options) -> list[str]:
+    """What was required and has no number."""
+    troubles = [
+        f"--quant-require: {name} was not measured ({_why_not(ledger, name)})"
+        for name in told.require
+        if name not in ledger.measured_formats
+    ]
+    if told.baseline and told.missing == "fail" and ledger.skipped and not ledger.measured_formats:
+        troubles.append(
+            f"nothing was measured: all {len(ledger.skipped)} quantization tests were skipped "
+            f"(--quant-missing=record lets that pass)"
+        )
+    return troubles
+
+
+def _why_not(ledger: Ledger, name: str) -> str:
+    reasons: list[str] = [skip["reason"] for skip in ledger.skipped.values() if skip.get("format") == name]
+    failed: list[str] = [r["reason"] for r in ledger.records if r["format"] == name and "reason" in r]
+    return (reasons + failed or ["no test that ran asked for it"])[0]
