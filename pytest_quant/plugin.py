@@ -39,7 +39,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         for chosen in one_by_one or [targets.formats_by_fixture(names)]:
             targets.resolve(function, names, chosen, told)
     except (UsageError, pytest.UsageError) as error:
-        pytest.fail(f"{function.nodeid}: {error}", pytrace=False)
+        raise pytest.fail.Exception(f"{function.nodeid}: {error}", pytrace=False) from None
     if formats:
         if declarations.FORMAT not in names:
             names.append(declarations.FORMAT)

@@ -48,7 +48,7 @@ class BaselineVerdict:
     reason: str = ""
     drifted: bool = False
     unreadable: bool = False
-    """The file is there and cannot be understood: never taken for "no baseline"."""
+    """The file is there and cannot be understood: always an error, never taken for "no baseline"."""
 
     def record(self) -> dict[str, Any]:
         found: dict[str, Any] = {"verdict": str(self.verdict)}
@@ -130,7 +130,7 @@ def _against_baseline(
         match = baseline.lookup(file, now.metric, now.format, now.identity)
         elsewhere = _elsewhere(now, device, policy) if match.kind != "exact" else None
     except baseline.BaselineError as error:
-        return BaselineVerdict(Verdict.MISSING, reason=str(error), unreadable=True), False
+        return BaselineVerdict(Verdict.INCOMPARABLE, reason=str(error), unreadable=True), False
     may_record = policy.records_new and recordable
     if match.kind == "exact" and match.entry is not None:
         found = _compared(now, match.entry)

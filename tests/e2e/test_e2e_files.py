@@ -35,6 +35,7 @@ def test_a_damaged_file_is_an_error_that_names_it_and_it_is_left_alone(project, 
         assert result.ret == pytest.ExitCode.TESTS_FAILED
         assert counts == {"tests": 1, "failures": 1, "errors": 0, "skipped": 0}
         result.stdout.fnmatch_lines([said])
+        result.stdout.fnmatch_lines(["int8 *incomparable"])
         result.stdout.fnmatch_lines([f"*{project.baseline_path.name}*"])
         result.stdout.no_fnmatch_line("*Traceback*")
         assert project.baseline_path.read_bytes() == content

@@ -40,6 +40,7 @@ def test_in_a_marker(project, mark, said):
     result.stdout.fnmatch_lines([f"*test_quant.py::test_mistaken: {said.lstrip('*')}" if said[0] != "*" else said])
     result.stdout.fnmatch_lines(["*test_quant.py::test_mistaken*"])
     result.stdout.no_fnmatch_line("*pytest_quant/*.py*")
+    result.stdout.no_fnmatch_line("*During handling*")
 
 
 def test_no_model_anywhere(project):
