@@ -11,13 +11,14 @@ import errno
 import hashlib
 import os
 import re
-import secrets
 import shlex
 import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pytest_quant import atomic
+from pytest_quant.atomic import cause
 from pytest_quant.baseline.schema import BaselineError, Entry, File, parse, render
 
 _LONGEST = 80  # characters of a name that are kept: with hash and ending far below the 255 bytes of a file system
@@ -77,7 +78,7 @@ def _bytes(path: Path) -> bytes | None:
         return None
     except OSError as error:
         remedy = "Make it readable, or choose another folder with --quant-baseline-path."
-        raise BaselineError(f"{path}: cannot be read: {_cause(error)}. {remedy}") from error
+        raise BaselineError(f"{path}: cannot be read: {cause(error)}. {remedy}") from error
 
 
 def _decode(content: bytes, path: Path) -> File:
@@ -108,7 +109,7 @@ def find_other_hardware(root: str | Path, hardware_key: str, model: str) -> list
         return []
     except OSError as error:
         remedy = "Make it a readable folder, or choose another with --quant-baseline-path."
-        raise BaselineError(f"{root}: cannot be listed: {_cause(error)}. {remedy}") from error
+        raise BaselineError(f"{root}: cannot be listed: {cause(error)}. {remedy}") from error
 
 
 def merge(file: File | None, hardware: Mapping[str, Any], model: str, new_entries: Iterable[Entry]) -> File:
@@ -152,38 +153,14 @@ def write(path: str | Path, file: File) -> bool:
     except OSError as error:
         fate = "nothing was recorded" if existing is None else "the old file is untouched"
         remedy = _REMEDY.get(error.errno or 0, "Correct the cause, then record again")
-        raise BaselineError(f"{path}: cannot be written: {_cause(error)}; {fate}. {remedy}.") from error
+        raise BaselineError(f"{path}: cannot be written: {cause(error)}; {fate}. {remedy}.") from error
     return True
 
 
 def _replace(target: Path, content: bytes) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
     mode = None
     with contextlib.suppress(FileNotFoundError):
         mode = stat.S_IMODE(target.stat().st_mode)
     if mode is not None and not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))  # a rename would replace it all the same
-    temporary = target.parent / f".baseline-{secrets.token_hex(8)}.tmp"
-    try:
-        with temporary.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        if mode is not None:
-            temporary.chmod(mode)
-        temporary.replace(target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    # The new file is in place. If the folder cannot be synced, power loss brings back the old one: whole, too.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _cause(error: OSError) -> str:
-    return f"{error.strerror or error} ({errno.errorcode.get(error.errno or 0, type(error).__name__)})"
+    atomic.replace(target, content, prefix="baseline", mode=mode)

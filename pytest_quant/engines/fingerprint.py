@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
 
+from pytest_quant import atomic
 from pytest_quant.engines.source import ModelSource
 from pytest_quant.errors import UsageError
 
@@ -104,7 +104,4 @@ def _is_hash(value: object) -> bool:
 
 def _write(index: Path, known: dict[str, str]) -> None:
     with contextlib.suppress(OSError):
-        index.parent.mkdir(parents=True, exist_ok=True)
-        temporary = index.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(known, indent=0, sort_keys=True), encoding="utf-8")
-        temporary.replace(index)
+        atomic.replace(index, json.dumps(known, indent=0, sort_keys=True).encode("utf-8"), prefix=index.stem)

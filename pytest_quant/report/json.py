@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from pytest_quant import environment
+from pytest_quant import atomic, environment
 from pytest_quant.ledger import Ledger
 
 SCHEMA = 1
@@ -33,10 +32,4 @@ def run_record(ledger: Ledger) -> dict[str, Any]:
 def write(path: Path, ledger: Ledger) -> None:
     """Write the record in one piece; :class:`OSError` if the system refuses, and then nothing is left behind."""
     text = json.dumps(run_record(ledger), indent=1, sort_keys=True, allow_nan=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    atomic.replace(path, text.encode("utf-8"), prefix=path.name)
