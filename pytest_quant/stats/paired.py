@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Mean of ``a - b`` over windows, weighted by their tokens, in the unit of the scores."""
+    """Mean of ``a - b`` over windows, weighted, in the unit of the scores."""
 
     mean: float
     standard_error: float
@@ -19,23 +19,23 @@ class PairedDifference:
     windows: int
 
 
-def weighted_mean(scores: Sequence[float], tokens: Sequence[int]) -> float:
-    """Mean of the windows' scores, each counted by its number of tokens."""
+def weighted_mean(scores: Sequence[float], weights: Sequence[float]) -> float:
+    """Mean of the windows' scores, each counted by its weight."""
     import numpy as np
 
-    return float(np.average(np.asarray(scores, dtype=float), weights=np.asarray(tokens, dtype=float)))
+    return float(np.average(np.asarray(scores, dtype=float), weights=np.asarray(weights, dtype=float)))
 
 
-def paired_difference(a: Sequence[float], b: Sequence[float], tokens: Sequence[int]) -> PairedDifference:
+def paired_difference(a: Sequence[float], b: Sequence[float], weights: Sequence[float]) -> PairedDifference:
     """The difference of two scores of the same windows. :class:`ValueError` if the lengths differ or are 0."""
     import numpy as np
 
-    if not len(a) == len(b) == len(tokens) or len(a) == 0:
+    if not len(a) == len(b) == len(weights) or len(a) == 0:
         raise ValueError("paired scores must be of the same windows, and at least one")
     differences = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
-    weights = np.asarray(tokens, dtype=float)
-    weights = weights / weights.sum()
-    mean = float(np.sum(weights * differences))
+    shares = np.asarray(weights, dtype=float)
+    shares = shares / shares.sum()
+    mean = float(np.sum(shares * differences))
     count = len(differences)
-    variance = float(np.sum(weights * (differences - mean) ** 2)) * count / (count - 1) if count > 1 else 0.0
+    variance = float(np.sum(shares * (differences - mean) ** 2)) * count / (count - 1) if count > 1 else 0.0
     return PairedDifference(mean, (variance / count) ** 0.5, count)
