@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 
-from pytest_quant import __version__
-from pytest_quant.errors import QuantError, UsageError
+from pytest_quant import __version__, building
+from pytest_quant.errors import QuantError, StoreWarning, UsageError
 from pytest_quant.hardware import Device, detect, matrix, specs
+from pytest_quant.reference import commands as reference
 
 SIX = ("H100 SXM5", "A100", "A10G", "L40S", "RTX 4090", "RTX 3090")
 """The GPUs of the table that is widely copied."""
@@ -17,11 +19,16 @@ SIX = ("H100 SXM5", "A100", "A10G", "L40S", "RTX 4090", "RTX 3090")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand and return the exit code."""
     told = _parser().parse_args(arguments)
-    try:
-        code: int = told.run(told)
-    except QuantError as error:
-        print(f"pytest-quant: {error}", file=sys.stderr)
-        return 2
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always", StoreWarning)
+        try:
+            code: int = told.run(told)
+        except QuantError as error:
+            print(f"pytest-quant: {error}", file=sys.stderr)
+            code = 2
+    for warning in heard:
+        if issubclass(warning.category, StoreWarning):
+            print(f"pytest-quant: {warning.message}", file=sys.stderr)
     return code
 
 
@@ -40,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--diff", metavar="NAME", help="print the cells in which another matrix differs, with sources")
     command.set_defaults(run=_matrix)
+    building.add(reference.add(commands))
     return parser
 
 

@@ -35,13 +35,15 @@ FORMAT = "quant_format"
 FORMAT_FIXTURES = {f"{name.replace('-', '_')}_model": name for name in FORMATS}
 _FIXTURES = frozenset({FORMAT, "quant_model", "reference_model", "quant_measure", *FORMAT_FIXTURES})
 
-LATER = ("kl_divergence", "token_agreement", "task_accuracy")
+LATER = ("task_accuracy",)
 """Announced, and an error until they measure: a gate that does nothing would be a green that means nothing."""
 MARKERS = {
     "quant": "(model, formats, reference, engine, revision, trust_remote_code, require_native): model and formats",
-    "perplexity_delta": "(max, max_ratio): perplexity above the reference's",
-    "throughput_ratio": "(min, phase, batch_size, prompt_tokens, new_tokens): tokens/s over the reference's",
-    "memory_budget": "(max_gb, max_gib, max_ratio, of, batch_size, context): bytes of weights, peak or KV cache",
+    "perplexity_delta": "(max, max_ratio, min_effect): perplexity above the reference's",
+    "kl_divergence": "(max, p90, p95, p99, p999, max_bound, min_effect): nats a token from the reference",
+    "token_agreement": "(min, min_effect): share of tokens that the reference puts first too",
+    "throughput_ratio": "(min, min_effect, phase, batch_size, prompt_tokens, new_tokens): tokens/s, of the reference's",
+    "memory_budget": "(max_gb, max_gib, max_ratio, min_effect, of, batch_size, context): bytes of weights, peak, cache",
     **dict.fromkeys(LATER, "(...): not known to this version of pytest-quant yet"),
 }
 """Each marker with its help."""
@@ -52,10 +54,10 @@ OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("quant-formats", "A,B", "the formats to test, e.g. int8,nf4; deselects the marked formats that it does not name"),
     ("quant-reference", "FORMAT", "the unquantized format that deltas are taken against (default: fp16)"),
     ("quant-engine", "ENGINE", "what executes the model (default: transformers)"),
-    ("quant-corpus", "NAME", "the text of perplexity: python-docs (default) or the path of a text file"),
-    ("quant-protocol", "NAME", "gptq-L or hf-strided-L-S (default: gptq-2048)"),
+    ("quant-corpus", "NAME", "python-docs (default), wikitext2, or the path of a text, JSONL or Parquet file"),
+    ("quant-protocol", "NAME", "gptq-L, hf-strided-L-S, llamacpp-L or lm-eval-word (default: gptq-2048)"),
     ("quant-max-windows", "N", "a fixed seeded subset of N windows becomes the finite population"),
-    ("quant-confidence", "P", "confidence of all intervals (default: 0.99)"),
+    ("quant-confidence", "P", "confidence of a whole gate's verdict, however early (default: 0.99)"),
     ("quant-matrix", "NAME", "support matrix: corrected (default), lesson, or the path of a TOML file"),
     ("quant-baseline-path", "DIR", "where baselines are (default: quant-baselines, below the rootdir)"),
     (
@@ -69,7 +71,7 @@ OPTIONS: tuple[tuple[str, str, str], ...] = (
         "an interval that contains its limit: pass or fail (default: fail if CI is set, else pass)",
     ),
     ("quant-require", "A,B", "the run fails unless each of these formats was really measured"),
-    ("quant-cache-dir", "DIR", "where hashes are kept (default: the user's cache directory)"),
+    ("quant-cache-dir", "DIR", "where hashes and references are kept (default: the user's cache directory)"),
 )
 ONLY_ON_THE_COMMAND_LINE = ("quant-require", "quant-json")
 """In an ini file it would break every run of other tests."""
@@ -109,6 +111,7 @@ def add_options(parser: pytest.Parser) -> None:
         help="new: record what has no baseline; all: accept every value that keeps its limits; prune: drop entries of "
         "other identities and of tests that are gone",
     )
+    group.addoption("--quant-full", action="store_true", help="score all windows: no verdict before the end")
     group.addoption("--quant-json", metavar="PATH", default=None, help="write the whole run as JSON")
     group.addoption(
         "--quant-plan", action="store_true", help="print what would run and what would be skipped, and load nothing"
@@ -116,5 +119,10 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--quant-device", metavar="NAME", default=None, help="with --quant-plan: plan for hardware that is not here"
     )
+    group.addoption(
+        "--quant-chat-template", action="store_true", help="render each document with the tokenizer's chat template"
+    )
+    parser.addini("quant_full", "score all windows: no verdict before the end", type="bool", default=False)
+    parser.addini("quant_chat_template", "render documents with the chat template", type="bool", default=False)
     parser.addini("quant_revision", "branch, tag or commit of a hub model", default=None)
     parser.addini("quant_trust_remote_code", "run code that comes with a hub model", type="bool", default=False)

@@ -50,6 +50,17 @@ def packages() -> dict[str, str]:
     return found
 
 
+def changed_packages(then: object) -> list[str]:
+    """Lines such as ``torch 2.12.0 -> 2.13.0`` for each version that differs from recorded ones."""
+    before = then if isinstance(then, Mapping) else {}
+    now = packages()
+    return [
+        f"{name} {before.get(name, 'absent')} -> {now.get(name, 'absent')}"
+        for name in sorted({*before, *now})
+        if before and before.get(name) != now.get(name)
+    ]
+
+
 def timestamp(seconds: float) -> str:
     """UTC to the second, of seconds since the epoch."""
     return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -25,6 +25,10 @@ class Unsupported(QuantError):
         super().__init__(f"asked: {asked}; found: {found}; needed: {needed}")
 
 
+class StoreWarning(UserWarning):
+    """A stored reference cannot be used or written; the run goes on without it."""
+
+
 class NotMeasured(QuantError):
     """A measurement could not be made, so no gate on it can pass."""
 

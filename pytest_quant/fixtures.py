@@ -61,17 +61,26 @@ def quant_measure(request: pytest.FixtureRequest) -> Measure:
 
 
 class Measure:
-    """``quant_measure.perplexity_delta("nf4") <= 1.0``: each method takes a format and the marker's parameters.
+    """``quant_measure.perplexity_delta("nf4") <= 1.0``: each method takes a format and what its marker takes.
 
-    What is measured so is compared with the baseline after the body, as a gate without a limit.
+    Without a limit quality is measured on all windows; with one, ``perplexity_delta("nf4", max=1.0)``, on as many as
+    decide it. What is measured so is judged and compared with the baseline after the body, as a gate.
     """
 
     def __init__(self, request: pytest.FixtureRequest) -> None:
         self._request = request
 
-    def perplexity_delta(self, format: str) -> Measurement:
+    def perplexity_delta(self, format: str, **limits: float) -> Measurement:
         """``perplexity(format) - perplexity(reference)``."""
-        return self._measure("perplexity_delta", format, {})
+        return self._measure("perplexity_delta", format, limits)
+
+    def kl_divergence(self, format: str, **limits: float) -> Measurement:
+        """Mean ``KL(reference || format)``, nats a token."""
+        return self._measure("kl_divergence", format, limits)
+
+    def token_agreement(self, format: str, **limits: float) -> Measurement:
+        """Share of positions at which both have the same most probable token."""
+        return self._measure("token_agreement", format, limits)
 
     def throughput_ratio(self, format: str, **parameters: Any) -> Measurement:
         """``tokens/s(format) / tokens/s(reference)``; parameters as the marker's (phase, batch_size, ...)."""
@@ -89,7 +98,7 @@ class Measure:
         target = _target(self._request)
         gate = markers.gate(metric, parameters, limits_required=False)
         try:
-            measurement = run.session.measure(target.spec, format, gate)
+            measurement = run.measure(item.nodeid, target, format, gate)
         except Unsupported as reason:
             raise skipped(format, reason) from None
         item.stash[ASKED].append((format, gate))

@@ -33,6 +33,30 @@ class PerplexityDelta:
 
     max: float | None = None
     max_ratio: float | None = None
+    min_effect: float | None = None
+    """The change since the baseline that matters, in nats a token; so in each marker, in its metric's unit."""
+
+
+@dataclass(frozen=True)
+class KLDivergence:
+    """Mean ``KL(reference || format) <= max``, nats a token, over the whole vocabulary; ``p90`` to ``p999`` limit
+    percentiles of all tokens, ``max_bound`` the lower bound that a stored reference gives."""
+
+    max: float | None = None
+    p90: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    p999: float | None = None
+    max_bound: float | None = None
+    min_effect: float | None = None
+
+
+@dataclass(frozen=True)
+class TokenAgreement:
+    """Share of positions at which format and reference have the same most probable token ``>= min``."""
+
+    min: float | None = None
+    min_effect: float | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +64,7 @@ class ThroughputRatio:
     """``tokens/s(format) / tokens/s(reference) >= min`` of a phase, at a batch size."""
 
     min: float | None = None
+    min_effect: float | None = None
     phase: str = "decode"
     batch_size: int = 1
     prompt_tokens: int = 64
@@ -54,6 +79,7 @@ class MemoryBudget:
     max_gb: float | None = None
     max_gib: float | None = None
     max_ratio: float | None = None
+    min_effect: float | None = None
     of: str = "weights"
     batch_size: int = 1
     context: int = 512
@@ -61,10 +87,13 @@ class MemoryBudget:
 
 GATES: Mapping[str, type] = {
     "perplexity_delta": PerplexityDelta,
+    "kl_divergence": KLDivergence,
+    "token_agreement": TokenAgreement,
     "throughput_ratio": ThroughputRatio,
     "memory_budget": MemoryBudget,
 }
 _CHOICES = {"phase": ("decode", "prefill"), "of": ("weights", "peak", "kv_cache")}
+_ABOVE_ZERO = ("min", "max_ratio", "max_gb", "max_gib")
 _COUNTS = ("batch_size", "prompt_tokens", "new_tokens", "context")
 
 
@@ -107,11 +136,19 @@ def gates(marks: Iterable[pytest.Mark]) -> tuple[Gate, ...]:
         if mark.name in GATES:
             new = _gate(mark)
             question = (new.metric, new.parameters)
-            limits = dict(new.limits)
+            limits, effect = dict(new.limits), new.min_effect
             if question in found:
                 limits.update(found[question].limits)
-            found[question] = Gate(new.metric, tuple(sorted(limits.items())), new.parameters)
+                effect = effect if found[question].min_effect is None else found[question].min_effect
+            found[question] = Gate(new.metric, tuple(sorted(limits.items())), new.parameters, effect)
+    for gate in found.values():
+        if not gate.limits:
+            raise UsageError(f"{gate.metric} needs a limit beside min_effect: {_limit_names(gate.metric)}")
     return tuple(found.values())
+
+
+def _limit_names(metric: str) -> str:
+    return " or ".join(f"{name}=..." for name in LIMITS[metric])
 
 
 def check_stacked(marks: Iterable[tuple[object, pytest.Mark]]) -> None:
@@ -121,7 +158,8 @@ def check_stacked(marks: Iterable[tuple[object, pytest.Mark]]) -> None:
         if mark.name not in GATES:
             continue
         new = _gate(mark)
-        for name, _ in new.limits:
+        names = [name for name, _ in new.limits] + (["min_effect"] if new.min_effect is not None else [])
+        for name in names:
             key = (id(place), new.metric, new.parameters, name)
             if key in seen:
                 raise UsageError(f"{new.metric} sets {name} twice on the same test; keep one")
@@ -138,9 +176,12 @@ def _gate(mark: pytest.Mark, *, limits_required: bool = True) -> Gate:
     arguments = _arguments(mark, schema)
     kinds = LIMITS[mark.name]
     limits = {name: _limit(mark, name, arguments[name]) for name in kinds if arguments.get(name) is not None}
-    if not limits and limits_required:
-        raise UsageError(f"{mark.name} needs a limit: {' or '.join(f'{name}=...' for name in kinds)}")
-    parameters = {f.name: arguments.get(f.name, f.default) for f in fields(schema) if f.name not in kinds}
+    effect = None if arguments.get("min_effect") is None else _limit(mark, "min_effect", arguments["min_effect"])
+    if not limits and effect is None and limits_required:
+        raise UsageError(f"{mark.name} needs a limit: {_limit_names(mark.name)}")
+    parameters = {
+        f.name: arguments.get(f.name, f.default) for f in fields(schema) if f.name not in (*kinds, "min_effect")
+    }
     for name, value in parameters.items():
         if name in _CHOICES and value not in _CHOICES[name]:
             raise UsageError(f"{_shown(mark, name)} must be one of {', '.join(map(repr, _CHOICES[name]))}")
@@ -150,7 +191,7 @@ def _gate(mark: pytest.Mark, *, limits_required: bool = True) -> Gate:
         parameters.update(batch_size=1, context=512)
     if parameters.get("phase") == "prefill":
         parameters.update(new_tokens=1)
-    return Gate(mark.name, tuple(sorted(limits.items())), tuple(sorted(parameters.items())))
+    return Gate(mark.name, tuple(sorted(limits.items())), tuple(sorted(parameters.items())), effect)
 
 
 def _limit(mark: pytest.Mark, name: str, value: Any) -> float:
@@ -158,10 +199,14 @@ def _limit(mark: pytest.Mark, name: str, value: Any) -> float:
         hint = f"; write {name}={value}" if isinstance(value, str) and _is_number(value) else ""
         raise UsageError(f"{_shown(mark, name)} must be a number, not {type(value).__name__}{hint}")
     if not _is_finite(value):
-        raise UsageError(f"{_shown(mark, name)} must be a finite number: nothing is ever above {value}")
+        raise UsageError(f"{_shown(mark, name)} must be a finite number: no value is ever beyond {value}")
     if value < 0:
         raise UsageError(f"{_shown(mark, name)} must not be negative")
-    if value == 0 and name in ("min", "max_ratio", "max_gb", "max_gib"):
+    if name == "min_effect" and mark.name not in ("perplexity_delta", "kl_divergence") and value >= 1:
+        raise UsageError(f"{_shown(mark, name)} is a share and must be below 1; 0.01 is one percent")
+    if name == "min" and mark.name == "token_agreement" and value > 1:
+        raise UsageError(f"{_shown(mark, name)} is a share of tokens and can be at most 1")
+    if value == 0 and (name in _ABOVE_ZERO or (mark.name == "kl_divergence" and name != "min_effect")):
         raise UsageError(
             f"{_shown(mark, name)} must be above 0: it would {'always' if name == 'min' else 'never'} hold"
         )

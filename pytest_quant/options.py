@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pytest_quant.cache import expanded, user_cache
 from pytest_quant.declarations import CHOICES, ONLY_ON_THE_COMMAND_LINE
 from pytest_quant.errors import UsageError
 
@@ -31,8 +32,10 @@ class Options:
     trust_remote_code: bool
     corpus: str
     protocol: str
+    chat_template: bool
     max_windows: int | None
     confidence: float
+    full: bool
     matrix: str
     baseline: bool
     baseline_path: Path
@@ -63,10 +66,12 @@ def read(config: pytest.Config) -> Options:
         engine=told.either("quant-engine", "transformers").text or "",
         revision=config.getini("quant_revision") or None,
         trust_remote_code=bool(config.getini("quant_trust_remote_code")),
-        corpus=told.file("quant-corpus", "python-docs"),
+        corpus=told.corpus("quant-corpus", "python-docs"),
         protocol=told.checked("quant-protocol", "gptq-2048", _protocol),
+        chat_template=told.switch("quant-chat-template"),
         max_windows=told.count("quant-max-windows"),
         confidence=told.share("quant-confidence", "0.99"),
+        full=told.switch("quant-full"),
         matrix=told.file("quant-matrix", "corrected"),
         baseline=told.flag("quant-baseline") or update is not None,
         baseline_path=told.path("quant-baseline-path") or config.rootpath / "quant-baselines",
@@ -74,7 +79,7 @@ def read(config: pytest.Config) -> Options:
         missing=told.word("quant-missing", "fail" if in_ci else "record"),
         inconclusive=told.word("quant-inconclusive", "fail" if in_ci else "pass"),
         require=told.names(told.only_command_line("quant-require")) or (),
-        cache_dir=told.path("quant-cache-dir") or _user_cache(),
+        cache_dir=told.path("quant-cache-dir") or user_cache(),
         json=told.path("quant-json"),
         plan=told.flag("quant-plan"),
         plan_device=told.flag("quant-device"),
@@ -85,7 +90,7 @@ def local_folder(rootpath: Path, name: str | None) -> str | None:
     """A relative folder is meant from the rootdir, wherever pytest was started; other names are hub ids."""
     if name is None:
         return None
-    below = rootpath / _expanded(name)
+    below = rootpath / expanded(name)
     return str(below) if below.is_dir() else name
 
 
@@ -105,6 +110,10 @@ class _Told:
 
     def flag(self, name: str) -> Any:
         return self._config.getoption(f"--{name}")
+
+    def switch(self, name: str) -> bool:
+        """A flag of the command line that the ini file may also set."""
+        return bool(self.flag(name) or self._config.getini(name.replace("-", "_")))
 
     def only_command_line(self, name: str) -> _Said:
         return _Said(self.flag(name), f"--{name}")
@@ -131,16 +140,26 @@ class _Told:
     def file(self, name: str, default: str) -> str:
         """A name, or the path of a file from the rootdir."""
         text = self.either(name, default).text or default
-        below = self._config.rootpath / _expanded(text)
+        below = self._config.rootpath / expanded(text)
         return str(below) if below.is_file() else text
+
+    def corpus(self, name: str, default: str) -> str:
+        """As :meth:`file`, for a path that may stand in ``wikitext2:PATH`` or ``PATH:COLUMN``."""
+        text = self.either(name, default).text or default
+        before, colon, after = text.rpartition(":")
+        for start, path, end in (("", text, ""), ("", before, colon + after), (before + colon, after, "")):
+            below = self._config.rootpath / expanded(path)
+            if path and below.exists():
+                return f"{start}{below}{end}"
+        return text
 
     def path(self, name: str) -> Path | None:
         """A path from where pytest was started, or from the rootdir if the ini file says it."""
         if (value := self.flag(name)) is not None:
-            return self._config.invocation_params.dir / _expanded(value)
+            return self._config.invocation_params.dir / expanded(value)
         ini = name.replace("-", "_")
         value = None if name in ONLY_ON_THE_COMMAND_LINE else self._config.getini(ini)
-        return self._config.rootpath / _expanded(value) if value else None
+        return self._config.rootpath / expanded(value) if value else None
 
     def count(self, name: str) -> int | None:
         said = self.either(name)
@@ -177,16 +196,3 @@ def _protocol(name: str) -> str:
     from pytest_quant.corpora.protocols import parse
 
     return parse(name).name
-
-
-def _expanded(name: str) -> Path:
-    """With the home folder for ``~``; a name that only begins so stays as it is."""
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:
-        return Path(name)
-
-
-def _user_cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else _expanded("~/.cache")) / "pytest-quant"

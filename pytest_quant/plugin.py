@@ -64,6 +64,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             config.hook.pytest_deselected(items=out)
             items[:] = [item for item in items if not is_left_out(run.target(item), selected)]
     items[:] = order(items, [run.target(item) for item in items])
+    if not (config.getoption("collectonly") or config.getoption("quant_plan")):
+        run.expect(run.target(item) for item in items)
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:

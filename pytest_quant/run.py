@@ -15,11 +15,12 @@ from pytest_quant.errors import NotFinite, NotMeasured, QuantError, Unsupported,
 
 if TYPE_CHECKING:
     from pytest_quant.gates.gate import Gate
+    from pytest_quant.gates.measurement import Measurement
     from pytest_quant.ledger import Ledger
     from pytest_quant.options import Options
     from pytest_quant.session import Session
     from pytest_quant.targets import Target
-    from pytest_quant.verdicts import Outcome, Policy
+    from pytest_quant.verdicts import Judge, Outcome, Policy
 
 TARGET = pytest.StashKey["Target | None"]()
 OUTCOMES = pytest.StashKey["list[Outcome]"]()
@@ -71,14 +72,17 @@ class Run:
     @cached_property
     def session(self) -> Session:
         from pytest_quant.report.progress import for_config
-        from pytest_quant.session import Session, Settings
+        from pytest_quant.session import Session
+        from pytest_quant.settings import Settings
 
         told = self.options
         settings = Settings(
             corpus=told.corpus,
             protocol=told.protocol,
+            chat_template=told.chat_template,
             max_windows=told.max_windows,
             confidence=told.confidence,
+            full=told.full,
             matrix=told.matrix,
             cache_dir=told.cache_dir,
         )
@@ -133,7 +137,19 @@ class Run:
             try:
                 self.session.check(target.spec, name)
             except Unsupported as reason:
-                raise skipped(name, reason) from None
+                if name != target.spec.reference or not self._is_stored(target):
+                    raise skipped(name, reason) from None
+
+    def _is_stored(self, target: Target) -> bool:
+        """Whether a test asks of the reference only what the store can answer, so that it need not run here."""
+        return target.only_quality and self.session.quality.knows_reference(target.spec)
+
+    def expect(self, targets: Iterable[Target | None]) -> None:
+        """Hear beforehand what the tests of this run will ask."""
+        for target in filter(None, targets):
+            for gate in target.gates:
+                for name in target.formats if gate.is_quality else ():
+                    self.session.expect(target.spec, name, gate)
 
     def judge(self, item: pytest.Item) -> None:
         """Measure and judge every gate of a test, then fail once with all that are broken."""
@@ -168,16 +184,27 @@ class Run:
         if cannot:  # a gate that broke counts, even where another could not be asked
             raise cannot[0] from None
 
-    def _judge_one(self, test: str, target: Target, name: str, gate: Gate) -> Outcome:
-        from pytest_quant.verdicts import decide
+    def measure(self, test: str, target: Target, name: str, gate: Gate) -> Measurement:
+        """Measure what a gate asks, as far as its verdict needs."""
+        return self._measure(target, name, gate, self._judge(test, gate))
 
+    def _judge(self, test: str, gate: Gate) -> Judge:
+        from pytest_quant.verdicts import Judge
+
+        return Judge(test, gate, self.session.device, self.policy)
+
+    def _measure(self, target: Target, name: str, gate: Gate, judge: Judge) -> Measurement:
+        return self.session.measure(target.spec, name, gate, enough=judge.enough, questions=judge.questions)
+
+    def _judge_one(self, test: str, target: Target, name: str, gate: Gate) -> Outcome:
+        judge = self._judge(test, gate)
         try:
-            measurement = self.session.measure(target.spec, name, gate)
+            measurement = self._measure(target, name, gate, judge)
         except (Unsupported, UsageError):
             raise
         except QuantError as error:
             return self._not_measured(test, target, name, gate, error)
-        return decide(test, gate, measurement, self.session.device, self.policy)
+        return judge.decide(measurement, lambda count: self.session.reference_now(target.spec, count))
 
     def _not_measured(self, test: str, target: Target, name: str, gate: Gate, error: QuantError) -> Outcome:
         from pytest_quant.gates.verdict import Verdict

@@ -2,45 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_quant.engines.memory import give_back, is_out_of_memory
 from pytest_quant.errors import NotFinite, NotMeasured, QuantError, UsageError
 from pytest_quant.formats import registry
-from pytest_quant.gates.gate import Gate
+from pytest_quant.gates.gate import Gate, decided
 from pytest_quant.gates.measurement import Measurement
 from pytest_quant.model import ModelHandle
 from pytest_quant.models import Models, check
 from pytest_quant.progress import Progress
+from pytest_quant.settings import Settings
 from pytest_quant.spec import ModelSpec
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from pytest_quant.corpora.protocols import Windows
     from pytest_quant.engines.source import ModelSource
     from pytest_quant.hardware import Device
     from pytest_quant.hardware.matrix import Matrix, Support
-    from pytest_quant.metrics.perplexity import Scores
+    from pytest_quant.population import Population
+    from pytest_quant.quality import Pair, Quality
 
 _PROBE_TOKENS = 32
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a run measures."""
-
-    corpus: str = "python-docs"
-    protocol: str = "gptq-2048"
-    max_windows: int | None = None
-    confidence: float = 0.99
-    matrix: str = "corrected"
-    cache_dir: Path = Path()
+Result = TypeVar("Result")
 
 
 class Session:
@@ -49,8 +36,6 @@ class Session:
     def __init__(self, settings: Settings, progress: Progress) -> None:
         self.settings = settings
         self._progress = progress
-        self._streams: dict[ModelSource, NDArray[np.int64]] = {}
-        self._scores: dict[tuple[ModelSpec, str], Scores] = {}
         self._measured: dict[tuple[ModelSpec, str, Gate], Measurement] = {}
         self._fingerprints: dict[ModelSource, str] = {}
 
@@ -81,6 +66,18 @@ class Session:
     def models(self) -> Models:
         return Models(self.device, self.matrix, self._progress)
 
+    @cached_property
+    def population(self) -> Population:
+        from pytest_quant.population import Population
+
+        return Population(self.settings)
+
+    @cached_property
+    def quality(self) -> Quality:
+        from pytest_quant.quality import Quality
+
+        return Quality(self.settings, self.device, self.population, self.model, self._fingerprint, self._progress)
+
     def check(self, spec: ModelSpec, format_name: str) -> Support:
         """May this format run here? Raises :class:`~pytest_quant.errors.Unsupported`; loads nothing."""
         return check(spec, registry.get(format_name), self.device, self.matrix)
@@ -89,45 +86,122 @@ class Session:
         """The model in a format, loaded at the first call."""
         return self.models.get(spec, format_name)
 
-    def measure(self, spec: ModelSpec, format_name: str, gate: Gate) -> Measurement:
-        """The gate's metric of the format, measured at the first call.
+    def expect(self, spec: ModelSpec, format_name: str, gate: Gate) -> None:
+        """Say beforehand what will be asked, so that nothing is measured twice."""
+        self.quality.expect(spec, format_name, gate)
 
+    def measure(
+        self,
+        spec: ModelSpec,
+        format_name: str,
+        gate: Gate,
+        *,
+        enough: Callable[[Measurement], bool] = lambda _: True,
+        questions: int | None = None,
+    ) -> Measurement:
+        """The gate's metric of the format.
+
+        Quality is measured window by window until the gate's limits and ``enough`` are decided, or all windows are
+        scored; without limits all are. ``questions`` share the error of the gate's confidence: one for each limit, and
+        what ``enough`` decides. Speed and memory are measured at the first call.
         Raises :class:`~pytest_quant.errors.NotMeasured`, ``Unsupported`` or ``UsageError``.
         """
+        if gate.is_quality:
+            shares = questions or max(len(gate.limits), 1)
+            return self._in_memory(gate.metric, lambda: self._quality(spec, format_name, gate, enough, shares))
+        return self._in_memory(gate.metric, lambda: self._once(spec, format_name, gate))
+
+    def reference_now(self, spec: ModelSpec, count: int) -> list[float]:
+        """NLL of the first windows as the reference gives it now, whatever was stored. Raises :class:`NotMeasured` and
+        the like where it cannot be had."""
+        return self._in_memory("the reference again", lambda: self.quality.reference_now(spec, count))
+
+    def _in_memory(self, what: str, work: Callable[[], Result]) -> Result:
+        """Do it, then take its progress from the screen; :class:`NotMeasured` where memory does not suffice."""
+        try:
+            return work()
+        except Exception as error:
+            if isinstance(error, QuantError) or not is_out_of_memory(error):
+                raise
+            give_back(self.device)
+            raise NotMeasured(f"out of memory while measuring {what}: {str(error).strip()[:200]}") from None
+        finally:
+            self._progress.clear()
+
+    def _once(self, spec: ModelSpec, format_name: str, gate: Gate) -> Measurement:
         question = Gate(gate.metric, (("with_reference", float(gate.needs_reference)),), gate.parameters)
         key = (spec, format_name, question)
         if key not in self._measured:
-            measurers: dict[str, Callable[[ModelSpec, str, Gate], Measurement]] = {
-                "perplexity_delta": self._perplexity_delta,
-                "throughput_ratio": self._throughput_ratio,
-                "memory_budget": self._memory_budget,
-            }
-            try:
-                self._measured[key] = measurers[gate.metric](spec, format_name, gate)
-            except Exception as error:
-                if isinstance(error, QuantError) or not is_out_of_memory(error):
-                    raise
-                give_back(self.device)
-                raise NotMeasured(f"out of memory while measuring {gate.metric}: {str(error).strip()[:200]}") from None
-            finally:
-                self._progress.clear()
+            measure = self._throughput_ratio if gate.metric == "throughput_ratio" else self._memory_budget
+            self._measured[key] = measure(spec, format_name, gate)
         return self._measured[key]
 
-    def _perplexity_delta(self, spec: ModelSpec, format_name: str, gate: Gate) -> Measurement:
-        from pytest_quant.metrics.perplexity import perplexity_delta
+    def _quality(
+        self, spec: ModelSpec, format_name: str, gate: Gate, enough: Callable[[Measurement], bool], questions: int
+    ) -> Measurement:
+        from pytest_quant.stats.sequence import MIN_WINDOWS, next_look
 
-        self._compare_with_reference(spec, format_name)
-        windows = self._windows(spec, self.model(spec, format_name))
-        reference = self._score(spec, spec.reference, windows)
-        scores = self._score(spec, format_name, windows)
-        quantities, figures = perplexity_delta(scores, reference, format_name, spec.reference)
-        used = len(windows.drawn)
+        self.model(spec, format_name)  # a format that cannot run here is skipped before anything is scored
+        pair = self.quality.pair(spec, format_name, gate)
+        total = self.quality.total(spec)
+        alpha = (1.0 - self.settings.confidence) / questions
+        early = bool(gate.limits) and not self.settings.full
+        look = min(MIN_WINDOWS, total) if early else total
+        shown = ""
+        try:
+            while True:
+                while len(pair.scores) < look:
+                    self.quality.extend(spec, format_name, pair)
+                    scored = f"{len(pair.scores)}/{total} windows"
+                    self._progress.show(f"{format_name}: scoring {spec.source.short} {scored}{shown}")
+                if len(pair.scores) < total and early:
+                    measured = self._from_windows(spec, format_name, gate, pair, alpha, at_the_end=False)
+                    if not (decided(measured, gate.limits) and enough(measured)):
+                        shown = f", {gate.metric} {measured.quantity}"
+                        look = min(next_look(len(pair.scores)), total)
+                        continue
+                return self._from_windows(spec, format_name, gate, pair, alpha, at_the_end=True)
+        finally:
+            self.quality.save(spec)
+
+    def _from_windows(
+        self, spec: ModelSpec, format_name: str, gate: Gate, pair: Pair, alpha: float, *, at_the_end: bool
+    ) -> Measurement:
+        """The measurement that the windows scored so far give; at the end with everything that is reported."""
+        from pytest_quant.metrics.answer import answer
+
+        evidence = self.quality.evidence(spec, format_name, pair)
+        evidence.check()
+        model = self.model(spec, format_name)
+        if model.proof.reference_difference is None:
+            model.loaded.proof = model.proof.compared(evidence.difference, spec.reference)
+        found = answer(gate, evidence, alpha, all_quantities=at_the_end)
+        known = self.quality.known(spec)
+        caveat = (
+            f"from the stored reference only a lower bound is known (over its top {known.top_k} tokens); limit that "
+            f"with max_bound, or let the {spec.reference} reference be loaded"
+        )
+        measured = self._measurement(
+            spec,
+            format_name,
+            gate,
+            found.main,
+            found.quantities,
+            found.figures,
+            protocol=self.quality.identity(spec),
+            detail={"bound": {"top_k": known.top_k}} if found.main == "bound" else {},
+        )
         return replace(
-            self._measurement(spec, format_name, gate, "delta", quantities, figures, protocol=windows.identity),
-            windows=(used, used),
-            scores=scores.nll,
-            reference_scores=reference.nll,
-            tokens=scores.tokens,
+            measured,
+            windows=(len(evidence.scores), evidence.total),
+            confidence=None if evidence.complete else self.settings.confidence,
+            alpha=alpha,
+            scores=tuple(found.scores),
+            reference_scores=tuple(evidence.reference_nll),
+            weights=tuple(float(weight) for weight in found.weights),
+            reference_stored=0 if pair.beside else min(known.stored, len(evidence.scores)),
+            lower_bounds=found.lower_bounds,
+            caveat=caveat if found.lower_bounds else "",
         )
 
     def _throughput_ratio(self, spec: ModelSpec, format_name: str, gate: Gate) -> Measurement:
@@ -139,7 +213,7 @@ class Session:
         quantities, figures = throughput_ratio(
             model.loaded,
             reference.loaded,
-            self._stream(spec, model),
+            self.population.stream(spec.source, model.loaded.vocabulary),
             work,
             self.settings.confidence,
             self._told(f"{format_name}: timing {work.phase} against {spec.reference}", "rounds"),
@@ -152,7 +226,7 @@ class Session:
 
         asked = dict(gate.parameters)
         model = self.model(spec, format_name)
-        stream = None if asked["of"] == "weights" else self._stream(spec, model)
+        stream = None if asked["of"] == "weights" else self.population.stream(spec.source, model.loaded.vocabulary)
         used = memory.used_bytes(model.loaded, tokens=stream, **asked)
         of_reference = None
         if gate.needs_reference:
@@ -169,7 +243,7 @@ class Session:
         model, reference = self.model(spec, format_name), self.model(spec, spec.reference)
         if model.proof.reference_difference is not None:
             return
-        tokens = self._stream(spec, model)[:_PROBE_TOKENS]
+        tokens = self.population.stream(spec.source, model.loaded.vocabulary)[:_PROBE_TOKENS]
         ours, theirs = model.loaded.probe_logits(tokens), reference.loaded.probe_logits(tokens)
         if not np.isfinite(theirs).all():
             raise NotMeasured(
@@ -178,46 +252,6 @@ class Session:
         if not np.isfinite(ours).all():
             raise NotFinite(f"the {format_name} model answers NaN or infinity")
         model.loaded.proof = model.proof.compared(float(np.abs(ours - theirs).max()), spec.reference)
-
-    def _score(self, spec: ModelSpec, format_name: str, windows: Windows) -> Scores:
-        from pytest_quant.metrics.perplexity import score
-
-        key = (spec, format_name)
-        if key not in self._scores:
-            told = self._told(f"{format_name}: scoring {spec.source.short}", "windows")
-            self._scores[key] = score(self.model(spec, format_name).loaded, windows, told)
-        return self._scores[key]
-
-    def _windows(self, spec: ModelSpec, model: ModelHandle) -> Windows:
-        from pytest_quant.corpora import protocols
-
-        corpus = self._corpus
-        return protocols.cut(
-            self._stream(spec, model),
-            protocols.parse(self.settings.protocol),
-            corpus={"name": corpus.name, "sha256": corpus.sha256},
-            max_windows=self.settings.max_windows,
-        )
-
-    def _stream(self, spec: ModelSpec, model: ModelHandle) -> NDArray[np.int64]:
-        from pytest_quant.engines.loading import tokenize
-
-        if spec.source not in self._streams:
-            stream = tokenize(model.tokenizer, self._corpus.text)
-            known = model.loaded.vocabulary
-            if stream.max() >= known:
-                raise UsageError(
-                    f"the tokenizer of {model.name} gives token {stream.max()}, but the model knows {known}: "
-                    f"they do not belong together"
-                )
-            self._streams[spec.source] = stream
-        return self._streams[spec.source]
-
-    @cached_property
-    def _corpus(self) -> Any:
-        from pytest_quant.corpora import texts
-
-        return texts.load(self.settings.corpus)
 
     def _measurement(
         self,
@@ -228,6 +262,7 @@ class Session:
         quantities: Any,
         figures: Any,
         protocol: Any = None,
+        detail: Mapping[str, Any] = MappingProxyType({}),
     ) -> Measurement:
         format = registry.get(format_name)
         described = registry.describe(format)
@@ -236,8 +271,8 @@ class Session:
         identity: dict[str, Any] = {
             "engine": spec.engine,
             "format": described,
-            "metric": {"name": gate.metric, **dict(gate.parameters)},
-            "model": {"fingerprint": self._fingerprint(spec)},
+            "metric": {"name": gate.metric, **dict(gate.parameters), **detail},
+            "model": {"fingerprint": self._fingerprint(spec.source)},
         }
         if gate.metric != "memory_budget":
             identity["reference"] = {"name": spec.reference}
@@ -256,13 +291,13 @@ class Session:
             proof=self.model(spec, format_name).proof.figures(),
         )
 
-    def _fingerprint(self, spec: ModelSpec) -> str:
+    def _fingerprint(self, source: ModelSource) -> str:
         from pytest_quant.engines.fingerprint import fingerprint
 
-        if spec.source not in self._fingerprints:
-            self._progress.show(f"hashing {spec.source.short}")
-            self._fingerprints[spec.source] = fingerprint(spec.source, self.settings.cache_dir)
-        return self._fingerprints[spec.source]
+        if source not in self._fingerprints:
+            self._progress.show(f"hashing {source.short}")
+            self._fingerprints[source] = fingerprint(source, self.settings.cache_dir)
+        return self._fingerprints[source]
 
     def _told(self, what: str, unit: str) -> Callable[[int, int], None]:
         return lambda done, there: self._progress.show(f"{what} {done}/{there} {unit}")

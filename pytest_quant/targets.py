@@ -29,6 +29,13 @@ class Target:
     needs_reference: bool
     imperative: bool
     """It measures in its body, formats that nobody knows beforehand."""
+    asks_for_reference: bool = False
+    """It has the reference's model as a fixture."""
+
+    @property
+    def only_quality(self) -> bool:
+        """Whether the reference is needed for gates alone that a stored one can answer."""
+        return not self.asks_for_reference and all(g.is_quality or not g.needs_reference for g in self.gates)
 
 
 def formats_by_fixture(fixtures: Collection[str]) -> tuple[str, ...]:
@@ -95,6 +102,7 @@ def resolve(node: pytest.Item, fixtures: Collection[str], formats: tuple[str, ..
         gates=gates,
         needs_reference=needs_reference or "reference_model" in fixtures,
         imperative="quant_measure" in fixtures,
+        asks_for_reference="reference_model" in fixtures or spec.reference in formats,
     )
 
 

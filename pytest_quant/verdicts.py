@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pytest_quant import baseline
-from pytest_quant.gates.gate import LIMITS, Gate, Judgement, judge
-from pytest_quant.gates.measurement import Measurement
-from pytest_quant.gates.regression import Change, change
+from pytest_quant.environment import changed_packages
+from pytest_quant.errors import QuantError
+from pytest_quant.gates.gate import LIMITS, QUALITY, Gate, Judgement, judge
+from pytest_quant.gates.measurement import Measurement, Quantity
+from pytest_quant.gates.regression import MIN_EFFECT, change, reference_change
 from pytest_quant.gates.verdict import Verdict
 from pytest_quant.hardware import Device
 
-_QUALITY = ("perplexity_delta",)
-"""Metrics that fall back to another device's baseline."""
+_CHECKED = 16
+"""Windows that the reference scores again when a regression was found."""
 _STORED = ("weights", "kv_cache")
 """Bytes that depend on the model and not on the device's name: they fall back within one architecture. Peaks and
 speeds never fall back."""
@@ -46,7 +48,6 @@ class BaselineVerdict:
     value: float | None = None
     shown: str = ""
     reason: str = ""
-    drifted: bool = False
     unreadable: bool = False
     """The file is there and cannot be understood: always an error, never taken for "no baseline"."""
 
@@ -76,24 +77,134 @@ class Outcome:
     """Metric with its parameters, and format: what pruning must not take for stale."""
 
 
-def decide(test: str, gate: Gate, measurement: Measurement, device: Device, policy: Policy) -> Outcome:
-    """Judge a measurement against its limits and, where the policy says so, its baseline."""
-    limit = judge(measurement, gate.limits)
-    found, write = None, False
-    if policy.compares:
-        found, write = _against_baseline(measurement, device, policy, recordable=limit.verdict is Verdict.PASSED)
-    breaks_limit = limit.verdict is Verdict.FAILED or (
-        limit.verdict is Verdict.INCONCLUSIVE and policy.inconclusive == "fail"
-    )
-    record = _record(test, gate, measurement, limit)
-    if policy.compares:
-        record["baseline"] = None if found is None else found.record()
-    return Outcome(
-        record=record,
-        breaks=breaks_limit or (found is not None and _breaks(found, policy)),
-        entry=asdict(_entry(measurement)) if write else None,
-        question={"metric": measurement.identity["metric"], "format": measurement.format},
-    )
+@dataclass(frozen=True)
+class _Found:
+    """What the baselines hold for a measurement."""
+
+    match: baseline.Match
+    elsewhere: tuple[str, baseline.Entry] | None = None
+    """Another hardware's key and entry, where that may be compared."""
+    error: str = ""
+    """Why the file cannot be understood."""
+
+    @property
+    def entry(self) -> baseline.Entry | None:
+        """What the measurement is compared with."""
+        if self.match.kind == "exact":
+            return self.match.entry
+        return None if self.elsewhere is None else self.elsewhere[1]
+
+
+class Judge:
+    """Judges one gate of one test: says when enough was measured, and what the verdict is."""
+
+    def __init__(self, test: str, gate: Gate, device: Device, policy: Policy) -> None:
+        self._test = test
+        self._gate = gate
+        self._device = device
+        self._policy = policy
+        self._found: _Found | None = None
+
+    @property
+    def questions(self) -> int:
+        """How many questions share the gate's error: one for each limit, and one for the baseline."""
+        return max(len(self._gate.limits) + self._policy.compares, 1)
+
+    def enough(self, now: Measurement) -> bool:
+        """Whether the baseline's part of the verdict needs no more windows. What will be recorded needs all."""
+        policy = self._policy
+        limit = judge(now, self._gate.limits).verdict
+        complete = now.windows is None or now.windows[0] == now.windows[1]
+        if complete or not policy.compares or limit is Verdict.FAILED:
+            return True
+        found = self._lookup(now)
+        if found.error:
+            return True
+        never_passes = limit is Verdict.INCONCLUSIVE and bool(now.caveat)
+        records = policy.update == "all" or (policy.records_new and found.match.kind != "exact")
+        if records and not never_passes:
+            return False
+        if found.entry is None:
+            return True
+        moved = change(now, found.entry, self._gate.min_effect).verdict
+        if moved is Verdict.INCOMPARABLE:
+            return not policy.records_new
+        return moved in (Verdict.PASSED, Verdict.IMPROVED)  # a regression is never told from a sample
+
+    def decide(self, now: Measurement, reference_now: Callable[[int], Sequence[float]] | None = None) -> Outcome:
+        """The verdict. ``reference_now`` gives the NLL of that many windows as the reference gives it now: it is asked
+        only where a regression was found and the reference came from a store."""
+        limit, policy = judge(now, self._gate.limits), self._policy
+        found, write = None, False
+        if policy.compares:
+            complete = now.windows is None or now.windows[0] == now.windows[1]
+            found, write = self._against_baseline(now, limit.verdict is Verdict.PASSED and complete, reference_now)
+        breaks_limit = limit.verdict is Verdict.FAILED or (
+            limit.verdict is Verdict.INCONCLUSIVE and policy.inconclusive == "fail"
+        )
+        record = _record(self._test, self._gate, now, limit)
+        if policy.compares:
+            record["baseline"] = None if found is None else found.record()
+        return Outcome(
+            record=record,
+            breaks=breaks_limit or (found is not None and _breaks(found, policy)),
+            entry=asdict(_entry(now)) if write else None,
+            question={"metric": now.identity["metric"], "format": now.format},
+        )
+
+    def _against_baseline(
+        self, now: Measurement, recordable: bool, reference_now: Callable[[int], Sequence[float]] | None
+    ) -> tuple[BaselineVerdict, bool]:
+        """The baseline's verdict, and whether the value is to be written."""
+        policy, found = self._policy, self._lookup(now)
+        if found.error:
+            return BaselineVerdict(Verdict.INCOMPARABLE, reason=found.error, unreadable=True), False
+        may_record = policy.records_new and recordable
+        match = found.match
+        if found.entry is not None:
+            said = self._compared(now, found.entry, reference_now)
+            if found.elsewhere is not None and match.kind != "exact":
+                where = f"compared with the baseline of {found.elsewhere[0]}"
+                said = replace(said, reason=f"{where}: {said.reason}" if said.reason else where)
+                return said, may_record and (said.verdict is not Verdict.REGRESSED or policy.update == "all")
+            kept = (found.entry.value, found.entry.scores, found.entry.reference_scores)
+            unchanged = kept == (now.value, now.scores, now.reference_scores)
+            accepts = policy.update == "all" or (said.verdict is Verdict.INCOMPARABLE and policy.records_new)
+            return said, accepts and recordable and not unchanged
+        if match.kind == "incomparable" and match.entry is not None:
+            reason = "the baseline's identity differs: " + "; ".join(match.differences)
+            return BaselineVerdict(Verdict.INCOMPARABLE, match.entry.value, reason=reason), may_record
+        if may_record:
+            return BaselineVerdict(Verdict.NEW), True
+        if now.caveat and self._gate.is_quality:
+            reason = f"no baseline of a lower bound, and none is recorded: {now.caveat}"
+            return BaselineVerdict(Verdict.MISSING, reason=reason), False
+        if policy.records_new:
+            return BaselineVerdict(Verdict.MISSING, reason="not recorded: only a value that keeps its limits is"), False
+        advice = f"no baseline in {policy.root}; record one with --quant-baseline-update=new and commit it"
+        return BaselineVerdict(Verdict.MISSING, reason=advice), False
+
+    def _lookup(self, now: Measurement) -> _Found:
+        """Read the baselines once: a measurement's identity stays what it is while windows are added."""
+        if self._found is None:
+            device, policy = self._device, self._policy
+            try:
+                file = baseline.read(baseline.path_for(policy.root, device.key, now.model))
+                match = baseline.lookup(file, now.metric, now.format, now.identity)
+                elsewhere = _elsewhere(now, device, policy) if match.kind != "exact" else None
+                self._found = _Found(match, elsewhere)
+            except baseline.BaselineError as error:
+                self._found = _Found(baseline.Match("missing"), error=str(error))
+        return self._found
+
+    def _compared(
+        self, now: Measurement, entry: baseline.Entry, reference_now: Callable[[int], Sequence[float]] | None
+    ) -> BaselineVerdict:
+        moved = change(now, entry, self._gate.min_effect)
+        reason = moved.reason
+        if moved.verdict is Verdict.REGRESSED and self._gate.is_quality:
+            reason += f"; {_blame(now, entry, reference_now)}"
+        return BaselineVerdict(moved.verdict, entry.value, moved.shown, reason)
 
 
 def not_measured(test: str, gate: Gate, model: str, format: str, verdict: Verdict, reason: str, engine: str) -> Outcome:
@@ -121,47 +232,34 @@ def _breaks(found: BaselineVerdict, policy: Policy) -> bool:
     return False
 
 
-def _against_baseline(
-    now: Measurement, device: Device, policy: Policy, *, recordable: bool
-) -> tuple[BaselineVerdict, bool]:
-    """The baseline's verdict, and whether the value is to be written."""
-    try:
-        file = baseline.read(baseline.path_for(policy.root, device.key, now.model))
-        match = baseline.lookup(file, now.metric, now.format, now.identity)
-        elsewhere = _elsewhere(now, device, policy) if match.kind != "exact" else None
-    except baseline.BaselineError as error:
-        return BaselineVerdict(Verdict.INCOMPARABLE, reason=str(error), unreadable=True), False
-    may_record = policy.records_new and recordable
-    if match.kind == "exact" and match.entry is not None:
-        found = _compared(now, match.entry)
-        unchanged = (match.entry.value, match.entry.scores) == (now.value, now.scores)
-        accepts = policy.update == "all" or (found.verdict is Verdict.INCOMPARABLE and policy.records_new)
-        return found, accepts and recordable and not unchanged
-    if elsewhere is not None:
-        key, entry = elsewhere
-        found = _compared(now, entry)
-        said = f"compared with the baseline of {key}"
-        found = replace(found, reason=f"{said}: {found.reason}" if found.reason else said)
-        return found, may_record and (found.verdict is not Verdict.REGRESSED or policy.update == "all")
-    if match.kind == "incomparable" and match.entry is not None:
-        reason = "the baseline's identity differs: " + "; ".join(match.differences)
-        return BaselineVerdict(Verdict.INCOMPARABLE, match.entry.value, reason=reason), may_record
-    if may_record:
-        return BaselineVerdict(Verdict.NEW), True
-    if policy.records_new:
-        return BaselineVerdict(Verdict.MISSING, reason="not recorded: only a value that keeps its limits is"), False
-    advice = f"no baseline in {policy.root}; record one with --quant-baseline-update=new and commit it"
-    return BaselineVerdict(Verdict.MISSING, reason=advice), False
-
-
-def _compared(now: Measurement, entry: baseline.Entry) -> BaselineVerdict:
-    moved: Change = change(now, entry)
-    return BaselineVerdict(moved.verdict, entry.value, moved.shown, moved.reason, moved.reference_moved)
+def _blame(now: Measurement, entry: baseline.Entry, reference_now: Callable[[int], Sequence[float]] | None) -> str:
+    """Whether the stack drifted or the quantization: does the reference answer now as it did for the baseline?"""
+    versions = changed_packages(entry.recorded.get("packages"))
+    since = f" (since then: {', '.join(versions)})" if versions else " (the same versions of all libraries)"
+    if not isinstance(entry.recorded.get("packages"), Mapping) or not entry.recorded["packages"]:
+        since = ""
+    theirs: Sequence[float] = now.reference_scores or ()
+    unknown = "whether the stack drifted too is not known:"
+    if now.reference_stored:
+        if reference_now is None:
+            return f"{unknown} the reference was not measured again{since}"
+        try:
+            theirs = reference_now(min(_CHECKED, len(now.scores or ())))
+        except QuantError as error:
+            return f"{unknown} the reference cannot be measured here ({error}){since}"
+    if not theirs or not entry.reference_scores or not now.weights:
+        return f"{unknown} the baseline holds no scores of the reference{since}"
+    if not all(math.isfinite(score) for score in theirs):
+        return f"{unknown} the reference answers NaN or infinity here{since}"
+    moved = reference_change(theirs, entry.reference_scores, now.weights)
+    if abs(moved) > MIN_EFFECT["perplexity_delta"]:
+        return f"the reference moved too, by {moved:+.5f} nats: the stack drifted, not only the quantization{since}"
+    return f"the reference did not move ({moved:+.5f} nats): it is the quantization{since}"
 
 
 def _elsewhere(now: Measurement, device: Device, policy: Policy) -> tuple[str, baseline.Entry] | None:
     stored = now.identity["metric"].get("of") in _STORED
-    if now.metric not in _QUALITY and not stored:
+    if now.metric not in QUALITY and not stored:
         return None
     for key, path in baseline.find_other_hardware(policy.root, device.key, now.model):
         file = baseline.read(path)
@@ -198,10 +296,7 @@ def _record(test: str, gate: Gate, measurement: Measurement, limit: Judgement) -
         "model": measurement.model,
         "format": measurement.format,
         "engine": measurement.engine,
-        "value": quantity.value,
-        "low": quantity.low,
-        "high": quantity.high,
-        "unit": quantity.unit,
+        **_shape(quantity),
         "limit": dict(gate.limits),
         "verdict": str(limit.verdict),
         "identity": measurement.identity,
@@ -215,9 +310,31 @@ def _record(test: str, gate: Gate, measurement: Measurement, limit: Judgement) -
         record["confidence"] = measurement.confidence
     if measurement.windows is not None:
         record["windows"] = {"used": measurement.windows[0], "total": measurement.windows[1]}
+    if measurement.reference_stored:
+        record["reference_source"] = "stored"
+    if measurement.main == "bound":
+        record["lower_bound"] = True
+    others = {
+        name: {**_shape(q), **({"lower_bound": True} if name in measurement.lower_bounds else {})}
+        for name, q in measurement.quantities.items()
+        if name != measurement.main
+    }
+    if gate.is_quality and others:
+        record["statistics"] = others
+        limited = {LIMITS[gate.metric][name].quantity for name, _ in gate.limits}
+        if len(limited) == 1 and measurement.main not in limited:
+            record["limited"] = limited.pop()
     if limit.reason:
         record["reason"] = limit.reason
+    if limit.note:
+        record["note"] = limit.note
     record.update({name: number for name, number in measurement.figures.items() if math.isfinite(number)})
     shown = {name: LIMITS[gate.metric][name].shown(name, value) for name, value in gate.limits}
     record["limit_shown"] = ", ".join(shown.values())
     return record
+
+
+def _shape(quantity: Quantity) -> dict[str, Any]:
+    """A quantity as plain data; an end that is not bounded is absent."""
+    numbers = {"value": quantity.value, "low": quantity.low, "high": quantity.high}
+    return {**{name: number for name, number in numbers.items() if math.isfinite(number)}, "unit": quantity.unit}

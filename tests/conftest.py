@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import pkgutil
@@ -23,7 +24,7 @@ def _same_everywhere(monkeypatch, tmp_path_factory):
     monkeypatch.delenv("GITHUB_SHA", raising=False)
     monkeypatch.delenv("CI_COMMIT_SHA", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(scope="session")
@@ -161,7 +162,8 @@ class Project:
 @pytest.fixture(scope="session")
 def libraries(tiny_llama) -> None:
     """Import all that a run imports: in-process runs forget the modules that they import, and bitsandbytes
-    cannot be imported twice."""
+    cannot be imported twice. What is imported is no garbage: each run collects when it gives its models back."""
+    import hypothesis  # noqa: F401  its plugin imports it at the end of each run
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
     import pytest_quant
@@ -173,6 +175,8 @@ def libraries(tiny_llama) -> None:
         tiny_llama, device_map={"": "cpu"}, quantization_config=BitsAndBytesConfig(load_in_8bit=True)
     )
     model.generate(model.dummy_inputs["input_ids"][:1], max_new_tokens=1)
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -1,44 +1,69 @@
-"""Corpora: the texts that perplexity is measured on."""
+"""Corpora by name: the texts that perplexity is measured on."""
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
+import re
 from pathlib import Path
 
+from pytest_quant.corpora import jsonl, parquet, wikitext
+from pytest_quant.corpora.corpus import Conversation, Corpus
 from pytest_quant.errors import UsageError
 
+__all__ = ["Conversation", "Corpus", "load", "python_docs"]
 
-@dataclass(frozen=True)
-class Corpus:
-    """A text with its name and the hash that is its identity."""
-
-    name: str
-    text: str
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.text.encode("utf-8")).hexdigest()
+_READERS = {".jsonl": jsonl.read, ".ndjson": jsonl.read, ".parquet": parquet.read}
+_WITH_COLUMN = re.compile(r"(.+\.(?:jsonl|ndjson|parquet)):([^:/\\]+)", re.IGNORECASE)
 
 
-def load(name: str) -> Corpus:
-    """``python-docs`` or the path of a UTF-8 text file; :class:`UsageError` for anything else."""
+def load(name: str, *, documents: bool = False) -> Corpus:
+    """``python-docs``, ``wikitext2``, ``wikitext2:COPY``, or the path of a file: UTF-8 text, JSON Lines or Parquet,
+    these two with ``:COLUMN`` if need be.
+
+    ``documents`` asks for WikiText by its articles, as protocols want it that go by documents; other corpora are the
+    same either way. :class:`UsageError` for anything else, and for a corpus of nothing.
+    """
     if name == "python-docs":
         return Corpus(name, python_docs())
-    path = Path(name)
-    if path.suffix in (".jsonl", ".json", ".parquet"):
-        raise UsageError(f"the corpus {name!r} is a {path.suffix} file, and this version reads plain text only")
-    if path.is_file():
-        try:
-            return Corpus(path.name, path.read_text(encoding="utf-8"))
-        except UnicodeDecodeError as error:
-            raise UsageError(f"the corpus {name!r} is not UTF-8 text: {error}") from None
-    raise UsageError(f"unknown corpus {name!r}: neither 'python-docs' nor the path of a text file")
+    kind, colon, copy = name.partition(":")
+    if kind == wikitext.NAME and not (colon and not copy):
+        return (wikitext.by_pages if documents else wikitext.by_rows)(copy or None)
+    return _from_file(name)
 
 
-def python_docs() -> str:
+def python_docs() -> tuple[str, ...]:
     """The topics that CPython ships in ``pydoc_data.topics``, in the order of their names: about 465,000
     characters in 3.11; needs no network, and changes with Python."""
     from pydoc_data import topics
 
-    return "\n\n".join(text for _, text in sorted(topics.topics.items()))
+    return tuple(text for _, text in sorted(topics.topics.items()))
+
+
+def _from_file(name: str) -> Corpus:
+    path, column = _path_and_column(name)
+    if not path.is_file():
+        raise UsageError(
+            f"unknown corpus {name!r}: neither 'python-docs' nor 'wikitext2' nor the path of a text, JSONL or Parquet "
+            f"file"
+        )
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        raise UsageError(f"the corpus {name!r} is a JSON file; write it as JSONL, one document a line, named *.jsonl")
+    documents = _READERS[suffix](path, column) if suffix in _READERS else (_plain(path),)
+    if not any(each if isinstance(each, Conversation) else each.strip() for each in documents):
+        raise UsageError(f"the corpus {name!r} is empty; give one with text in it")
+    return Corpus(path.name, documents)
+
+
+def _path_and_column(name: str) -> tuple[Path, str | None]:
+    """A file may itself have a colon in its name."""
+    match = _WITH_COLUMN.fullmatch(name)
+    if match is None or Path(name).is_file():
+        return Path(name), None
+    return Path(match[1]), match[2]
+
+
+def _plain(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the corpus {path.name!r} is not UTF-8 text: {error}") from None

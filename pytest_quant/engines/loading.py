@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from pytest_quant.engines import memory
+from pytest_quant.engines.quiet import quiet
 from pytest_quant.engines.source import ModelSource
+from pytest_quant.engines.tokens import Tokens
 from pytest_quant.engines.transformers import PLACES, TransformersModel
-from pytest_quant.errors import NotMeasured, Unsupported, UsageError
+from pytest_quant.errors import Unsupported, UsageError
 from pytest_quant.formats.backend import Backend
 from pytest_quant.formats.format import Format
 from pytest_quant.formats.proof import prove
 from pytest_quant.hardware import Device
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 _CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
@@ -34,7 +31,7 @@ def load(
 
     opening = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
     try:
-        with _quiet():
+        with quiet():
             config = AutoConfig.from_pretrained(source.name, **opening)
             tokenizer = AutoTokenizer.from_pretrained(source.name, **opening)
             model, loading = AutoModelForCausalLM.from_pretrained(
@@ -105,7 +102,7 @@ def eligible_weights(config: Any, *, trust_remote_code: bool = False) -> dict[st
     from transformers import AutoModelForCausalLM
 
     config = type(config).from_dict({k: v for k, v in config.to_dict().items() if k != "quantization_config"})
-    with torch.device("meta"), _quiet():
+    with torch.device("meta"), quiet():
         skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     head = skeleton.get_output_embeddings()
     return {
@@ -117,31 +114,25 @@ def eligible_weights(config: Any, *, trust_remote_code: bool = False) -> dict[st
     }
 
 
-def tokenize(tokenizer: Any, text: str) -> NDArray[np.int64]:
-    """The text as one token stream; one BOS at its start if the tokenizer adds one."""
-    import numpy as np
+def open_tokens(source: ModelSource) -> tuple[Tokens, int | None]:
+    """The tokenizer of a model, and the longest sequence that its config names; no weight is read.
 
-    with _quiet():
-        ids = tokenizer(text, verbose=False)["input_ids"]
-    if not ids:
-        raise NotMeasured("the corpus has no tokens: it is empty, or the tokenizer knows none of it")
-    return np.asarray(ids, dtype=np.int64)
+    Raises :class:`UsageError` where there is no such model.
+    """
+    from transformers import AutoConfig, AutoTokenizer
 
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars and notices, restored afterwards."""
-    from transformers.utils import logging
-
-    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    opening = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
     try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
+        with quiet():
+            config = AutoConfig.from_pretrained(source.name, **opening)
+            tokenizer = AutoTokenizer.from_pretrained(source.name, **opening)
+    except Exception as error:
+        raise UsageError(
+            f"the tokenizer of {source.name!r} cannot be opened: {_first_line(error)}; give a folder or a hub id with "
+            f"config.json and a tokenizer"
+        ) from error
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return Tokens(tokenizer), int(longest) if longest else None
 
 
 def _first_line(error: BaseException) -> str:

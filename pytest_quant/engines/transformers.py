@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from pytest_quant.engines import predictions
+from pytest_quant.engines.predictions import Compared, Predictions, Top
 from pytest_quant.formats.proof import Proof
 from pytest_quant.formats.stamp import stamp
 from pytest_quant.formats.storage import footprint
@@ -17,8 +19,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAME = "transformers"
-_POSITIONS = 256
-"""Positions whose logits are widened to FP32 at a time."""
+_ACTIVATIONS = 64
+"""Bytes that a layer's forward holds at once for each hidden value of a token: 16 of them (an MLP four times as wide,
+attention, residual, both sides of an operation) in FP32."""
 PLACES = {"cuda": "cuda:0", "rocm": "cuda:0", "xpu": "xpu:0", "mps": "mps", "cpu": "cpu"}
 
 
@@ -30,7 +33,9 @@ class TransformersModel:
         self.tokenizer = tokenizer
         self.device = device
         self.proof = proof
+        self._head: Any = None
         self._settle()
+        self._head = self._separable_head()
         self._stamp = stamp(model)
 
     @property
@@ -41,7 +46,7 @@ class TransformersModel:
     @property
     def max_positions(self) -> int | None:
         """The longest sequence that the model's position embedding knows."""
-        limit = getattr(self.model.config, "max_position_embeddings", None)
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return int(limit) if limit else None
 
     @property
@@ -49,25 +54,66 @@ class TransformersModel:
         """How many tokens the model knows."""
         return int(self.model.get_input_embeddings().num_embeddings)
 
-    def token_nll(self, windows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Negative log-likelihood of each token after the first, in nats; ``(batch, length)`` to
-        ``(batch, length - 1)``. Logits are widened to FP32 a few positions at a time."""
-        import numpy as np
+    def predict(self, tokens: NDArray[np.int64], scored_from: int = 1) -> Predictions:
+        """What the model says of ``tokens[:, scored_from:]``, sequence after sequence; ``(batch, length)`` tokens, of
+        which the last of each sequence is no input."""
         import torch
 
-        inputs = self._tensor(windows)
-        result = np.empty((len(windows), windows.shape[1] - 1), dtype=np.float64)
+        inputs, labels = self._tensor(tokens[:, :-1]), self._tensor(tokens[:, scored_from:]).flatten()
         with torch.inference_mode():
-            logits = self.model(inputs, use_cache=False).logits
-            for start in range(0, result.shape[1], _POSITIONS):
-                stop = min(start + _POSITIONS, result.shape[1])
-                # one row a position: the kernel for (batch, vocabulary, length) sums a vocabulary in FP32 one by
-                # one, and is off by 1e-4 nats
-                part = logits[:, start:stop].float().flatten(0, 1)
-                labels = inputs[:, start + 1 : stop + 1].flatten()
-                nll = torch.nn.functional.cross_entropy(part, labels, reduction="none")
-                result[:, start:stop] = nll.view(len(windows), -1).double().cpu().numpy()
-        return result
+            if self._head is None:
+                logits = self.model(inputs, use_cache=False).logits
+                return Predictions(logits[:, scored_from - 1 :].flatten(0, 1), None, labels, logits.shape[-1])
+            states = self.model.base_model(inputs, use_cache=False).last_hidden_state
+            return Predictions(
+                states[:, scored_from - 1 :].flatten(0, 1), self._head, labels, self._head.weight.shape[0]
+            )
+
+    def token_nll(self, windows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Negative log-likelihood of each token after the first, in nats; ``(batch, length)`` to
+        ``(batch, length - 1)``."""
+        import torch
+
+        with torch.inference_mode():
+            found = predictions.nll(self.predict(windows))
+        return found.reshape(len(windows), -1).astype("float64")
+
+    def top(self, tokens: NDArray[np.int64], scored_from: int, count: int) -> tuple[NDArray[np.float32], Top]:
+        """NLL and the ``count`` most probable tokens at each row of :meth:`predict`."""
+        import torch
+
+        with torch.inference_mode():
+            return predictions.top(self.predict(tokens, scored_from), count)
+
+    def against_top(self, tokens: NDArray[np.int64], scored_from: int, ids: NDArray[np.uint32]) -> Compared:
+        """This model against a stored reference's top tokens ``ids``, ``(rows, K)``."""
+        import torch
+
+        with torch.inference_mode():
+            return predictions.against_top(self.predict(tokens, scored_from), ids)
+
+    def against(
+        self, reference: TransformersModel, tokens: NDArray[np.int64], scored_from: int, count: int
+    ) -> tuple[NDArray[np.float32], Top, Compared]:
+        """This model against a reference that is loaded beside it: the reference's NLL and top tokens, and the rest."""
+        import torch
+
+        with torch.inference_mode():
+            theirs = reference.predict(tokens, scored_from)
+            return predictions.against(theirs, self.predict(tokens, scored_from), count)
+
+    def windows_at_once(self, length: int) -> int:
+        """How many sequences of a length are scored in one forward: 1, 2, 4 or 8.
+
+        It depends on the kind of device and its memory, never on what is free just now, so that the same code gives
+        the same bits. On a CPU more than one is no faster.
+        """
+        if self.device.kind == "cpu" or self.device.memory_bytes is None:
+            return 1
+        width = int(getattr(self.model.config.get_text_config(), "hidden_size", 4096))
+        spare = self.device.memory_bytes / 16
+        fitting = int(spare / (length * width * _ACTIVATIONS))
+        return next((count for count in (8, 4, 2) if count <= fitting), 1)
 
     def probe_logits(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits of one short sequence, FP32, ``(length, vocabulary)``: what the proof compares."""
@@ -127,6 +173,22 @@ class TransformersModel:
         import numpy as np
 
         self.token_nll(np.zeros((1, 2), dtype=np.int64))
+
+    def _separable_head(self) -> Any:
+        """The output head, if hidden states through it are the model's logits to the bit; None where the model does
+        more to them (scales them, caps them), so that the logits must be taken from the model as a whole."""
+        import torch
+
+        head, base = self.model.get_output_embeddings(), self.model.base_model
+        if not isinstance(head, torch.nn.Linear) or base is self.model:
+            return None
+        tokens = torch.arange(1, 9, device=self._place)[None] % self.vocabulary
+        with torch.inference_mode():
+            states = getattr(base(tokens, use_cache=False), "last_hidden_state", None)
+            if states is None or states.shape[-1] != head.in_features:
+                return None
+            whole = self.model(tokens, use_cache=False).logits
+            return head if torch.equal(head(states), whole) else None
 
     @property
     def _place(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_quant.gates.measurement import Measurement, Quantity
@@ -21,10 +21,17 @@ class Gate:
     metric: str
     limits: tuple[tuple[str, float], ...] = ()
     parameters: tuple[tuple[str, Any], ...] = ()
+    min_effect: float | None = None
+    """The change since the baseline that matters, in the metric's unit; None for the metric's own."""
 
     @property
     def needs_reference(self) -> bool:
         return self.metric != "memory_budget" or any(name == "max_ratio" for name, _ in self.limits)
+
+    @property
+    def is_quality(self) -> bool:
+        """Whether it is answered from scored windows."""
+        return self.metric in QUALITY
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,8 @@ class Judgement:
 
     verdict: Verdict
     reason: str = ""
+    note: str = ""
+    """What the user should hear of a limit even where it holds."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +51,32 @@ class LimitKind:
     quantity: str
     unit: float = 1.0
     symbol: str = ""
+    nothing: float = 0.0
+    """The value of a format that is exactly as good as the reference."""
 
     def shown(self, name: str, value: float) -> str:
         unit = self.symbol if self.symbol == "x" else f" {self.symbol}"
-        return f"{name.split('_')[0]} {value:g}{unit}"
+        said = "bound" if name == "max_bound" else name.split("_")[0]
+        return f"{said} {value:g}{unit}".rstrip()
+
+    def smaller_is_better(self, name: str) -> bool:
+        return not name.startswith("min")
 
 
 LIMITS: Mapping[str, Mapping[str, LimitKind]] = {
-    "perplexity_delta": {"max": LimitKind("delta", symbol="ppl"), "max_ratio": LimitKind("ratio", symbol="x")},
+    "perplexity_delta": {
+        "max": LimitKind("delta", symbol="ppl"),
+        "max_ratio": LimitKind("ratio", symbol="x", nothing=1.0),
+    },
+    "kl_divergence": {
+        "max": LimitKind("mean", symbol="nats"),
+        "p90": LimitKind("p90", symbol="nats"),
+        "p95": LimitKind("p95", symbol="nats"),
+        "p99": LimitKind("p99", symbol="nats"),
+        "p999": LimitKind("p999", symbol="nats"),
+        "max_bound": LimitKind("bound", symbol="nats"),
+    },
+    "token_agreement": {"min": LimitKind("share", nothing=1.0)},
     "throughput_ratio": {"min": LimitKind("ratio", symbol="x")},
     "memory_budget": {
         "max_gb": LimitKind("bytes", 1e9, "GB"),
@@ -58,38 +85,81 @@ LIMITS: Mapping[str, Mapping[str, LimitKind]] = {
     },
 }
 """The limits that each metric's marker takes."""
+QUALITY = ("perplexity_delta", "kl_divergence", "token_agreement")
+"""The metrics that are answered from scored windows."""
+
+
+def needs_full_kl(gate: Gate) -> bool:
+    """Whether a gate asks for the divergence over the whole vocabulary, which takes both models; without limits
+    it does."""
+    limits = {name for name, _ in gate.limits}
+    return gate.metric == "kl_divergence" and limits != {"max_bound"}
+
+
+def decided(measurement: Measurement, limits: tuple[tuple[str, float], ...]) -> bool:
+    """Whether more windows could not change what :func:`judge` says.
+
+    Where only a lower bound is known, a limit on the divergence itself stays open however small the bound is; more
+    windows could only show that the bound breaks it.
+    """
+    return judge(replace(measurement, lower_bounds=frozenset()), limits).verdict is not Verdict.INCONCLUSIVE
 
 
 def judge(measurement: Measurement, limits: tuple[tuple[str, float], ...]) -> Judgement:
     """The worst verdict of all limits; ``inconclusive`` where an interval contains its limit.
 
-    A quantity that is not finite never passes.
+    A value that is not finite never passes.
     """
     kinds = LIMITS[measurement.metric]
-    found = [_judge_one(measurement.quantities[kinds[n].quantity], n, kinds[n], limit) for n, limit in limits]
+    found = [_judge_one(_quantity(measurement, kinds[n].quantity), n, kinds[n], limit) for n, limit in limits]
+    note = "; ".join(filter(None, (_too_tight(measurement, n, kinds[n], limit) for n, limit in limits)))
     for verdict in (Verdict.FAILED, Verdict.INCONCLUSIVE):
         if reasons := [one.reason for one in found if one.verdict is verdict]:
-            return Judgement(verdict, "; ".join(reasons))
-    return Judgement(Verdict.PASSED)
+            caveat = [measurement.caveat] if measurement.caveat and verdict is Verdict.INCONCLUSIVE else []
+            return Judgement(verdict, "; ".join(reasons + caveat), note)
+    return Judgement(Verdict.PASSED, note=note)
+
+
+def _quantity(measurement: Measurement, name: str) -> Quantity:
+    quantity = measurement.quantities[name]
+    return replace(quantity, high=math.inf) if name in measurement.lower_bounds else quantity
+
+
+def _too_tight(measurement: Measurement, name: str, kind: LimitKind, limit: float) -> str:
+    """What to say of a limit that is closer to "no difference" than all windows together could tell apart."""
+    quantity = measurement.quantities[kind.quantity]
+    if not quantity.detectable > abs(limit - kind.nothing) or measurement.windows is None:
+        return ""
+    if not math.isfinite(quantity.detectable):
+        return f"{kind.shown(name, limit)} is tested on a single window, which is no sample of anything; give more text"
+    return (
+        f"{kind.shown(name, limit)} is tighter than {measurement.windows[1]} windows can test: as a sample of such "
+        f"text they detect differences from {quantity.detectable:.2g}{_unit(kind.symbol or quantity.unit)} up; give "
+        f"more text or a wider limit"
+    )
+
+
+def _unit(unit: str) -> str:
+    """A unit as it stands behind a number."""
+    return " of tokens" if unit == "share" else f" {unit}"
 
 
 def _judge_one(quantity: Quantity, name: str, kind: LimitKind, limit: float) -> Judgement:
-    numbers = value, low, high = tuple(number / kind.unit for number in (quantity.value, quantity.low, quantity.high))
-    unit = kind.symbol or quantity.unit
-    for number in numbers:
-        if not math.isfinite(number):
-            return Judgement(Verdict.FAILED, f"{number} {unit} is not a finite number")
-    smaller_is_better = name.startswith("max")
+    value, low, high = (number / kind.unit for number in (quantity.value, quantity.low, quantity.high))
+    unit = _unit(kind.symbol or quantity.unit)
+    if not math.isfinite(value) or math.isnan(low) or math.isnan(high):
+        broken = value if not math.isfinite(value) else math.nan
+        return Judgement(Verdict.FAILED, f"{broken}{unit} is not a finite number")
+    smaller_is_better = kind.smaller_is_better(name)
     if (high <= limit) if smaller_is_better else (low >= limit):
         return Judgement(Verdict.PASSED)
     side, bound = ("above", "at most") if smaller_is_better else ("below", "at least")
     shown = _apart(value, limit)
     if (low > limit) if smaller_is_better else (high < limit):
-        return Judgement(Verdict.FAILED, f"{shown} {unit} is {side} the limit ({bound} {limit:g} {unit})")
+        return Judgement(Verdict.FAILED, f"{shown}{unit} is {side} the limit ({bound} {limit:g}{unit})")
     return Judgement(
         Verdict.INCONCLUSIVE,
-        f"{shown} {unit} with the interval {low:.4g} to {high:.4g} does not decide the limit of {bound} {limit:g} "
-        f"{unit}",
+        f"{shown}{unit} with the interval {low:.4g} to {high:.4g} does not decide the limit of {bound} {limit:g}{unit}",
     )
 
 

@@ -14,12 +14,14 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Quantity:
-    """A value with its interval; an exact one has ``low == value == high``."""
+    """A value with its interval; an exact one has ``low == value == high``, an unbounded one an infinite end."""
 
     value: float
     low: float
     high: float
     unit: str
+    detectable: float = 0.0
+    """Smallest difference from nothing that the whole sample could detect; 0 where that question makes no sense."""
 
     @classmethod
     def exact(cls, value: float, unit: str) -> Quantity:
@@ -28,6 +30,9 @@ class Quantity:
     @property
     def is_exact(self) -> bool:
         return self.low == self.high
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} {self.unit} [{self.low:.4g} to {self.high:.4g}]"
 
 
 @total_ordering
@@ -48,16 +53,25 @@ class Measurement:
     identity: Mapping[str, Any]
     reference: str | None = None
     confidence: float | None = None
-    """Of the intervals; None where all of them are exact."""
+    """That all verdicts of one gate on it hold together; None where everything is exact."""
+    alpha: float | None = None
+    """Error rate of each interval: one of several questions of a gate has a share of its error only."""
     windows: tuple[int, int] | None = None
     """Used, and there in all."""
     figures: Mapping[str, float] = field(default_factory=lambda: _NOTHING)
     """Numbers beside it: the format's value, the reference's, a standard error."""
     scores: tuple[float, ...] | None = None
-    """The format's mean NLL of each window, nats, in the drawn order."""
+    """What the format got in each used window, in the drawn order: what a later commit is compared with."""
     reference_scores: tuple[float, ...] | None = None
-    tokens: tuple[int, ...] | None = None
-    """Predicted tokens of each window."""
+    """The reference's mean NLL of each used window, nats."""
+    weights: tuple[float, ...] | None = None
+    """What each used window counts: its predicted tokens, or words."""
+    lower_bounds: frozenset[str] = frozenset()
+    """Quantities that are lower bounds of what their name says: their intervals have no upper end."""
+    reference_stored: int = 0
+    """Of the used windows, those for which the reference's word came from the store."""
+    caveat: str = ""
+    """Why a limit may stay open whatever is measured."""
     proof: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
 
     @property

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from pytest_quant.gates.gate import QUALITY
 from pytest_quant.gates.measurement import Measurement
 from pytest_quant.gates.verdict import Verdict
+from pytest_quant.stats import sequence
 from pytest_quant.stats.paired import paired_difference
 
 MIN_EFFECT: Mapping[str, float] = {
     "perplexity_delta": 0.001,  # nats: the mean paired difference to the baseline's windows
+    "kl_divergence": 0.001,  # nats, in the same way
+    "token_agreement": 0.002,  # share of tokens
     "throughput_ratio": 0.10,  # share of the baseline's ratio, beyond both intervals
     "memory_budget": 0.01,  # share of the baseline's bytes
 }
@@ -44,56 +48,73 @@ class Change:
     shown: str
     """The change in a few characters, with its unit."""
     reason: str = ""
-    reference_moved: bool = False
-    """The reference changed too: the stack drifted, not (only) the quantization."""
 
 
-def change(now: Measurement, then: Accepted) -> Change:
-    """Judge the change from ``then`` to ``now``, two measurements of one identity. What is not finite, or has
-    nothing to be compared with, is ``incomparable``."""
-    numbers = (now.value, now.quantity.low, now.quantity.high, then.value, *(now.scores or ()), *(then.scores or ()))
+def change(now: Measurement, then: Accepted, min_effect: float | None = None) -> Change:
+    """Judge the change from ``then`` to ``now``, two measurements of one identity; only one of more than
+    ``min_effect``, in the unit of :data:`MIN_EFFECT`, counts.
+
+    What is not finite, or has nothing to be compared with, is ``incomparable``; ``inconclusive`` asks for more windows,
+    and cannot be the answer when all were scored.
+    """
+    numbers = [now.value, then.value, *(now.scores or ()), *(then.scores or ())]
+    if now.metric not in QUALITY:
+        numbers += [now.quantity.low, now.quantity.high]
     if not all(math.isfinite(number) for number in numbers):
         return Change(
             Verdict.INCOMPARABLE, "not finite", "NaN and infinity cannot be compared; record the baseline anew"
         )
-    if now.metric == "perplexity_delta":
-        return _quality(now, then)
+    effect = _effect(now) if min_effect is None else min_effect
+    if now.metric in QUALITY:
+        return _quality(now, then, effect)
     if then.value == 0.0:
         return Change(Verdict.INCOMPARABLE, "from 0", "a share of 0 is no number; record the baseline anew")
     if now.metric == "throughput_ratio":
-        return _speed(now, then)
-    return _memory(now, then)
+        return _speed(now, then, effect)
+    return _memory(now, then, effect)
 
 
-def _quality(now: Measurement, then: Accepted) -> Change:
-    """By windows: what the format says of each now, against what it said then. The same code gives 0."""
-    if not now.scores or now.tokens is None or not then.scores or len(then.scores) != len(now.scores):
+def reference_change(now: Sequence[float], then: Sequence[float], weights: Sequence[float]) -> float:
+    """Mean change of the reference's NLL over the windows that both know, nats; :class:`ValueError` if none."""
+    known = min(len(now), len(then), len(weights))
+    return paired_difference(now[:known], then[:known], weights[:known]).mean
+
+
+def _effect(now: Measurement) -> float:
+    peak = now.metric == "memory_budget" and now.identity["metric"].get("of") == "peak"
+    return PEAK_EFFECT if peak else MIN_EFFECT[now.metric]
+
+
+def _quality(now: Measurement, then: Accepted, effect: float) -> Change:
+    """By windows: what the format got in each now, against what it got then. The same code gives 0."""
+    total = now.windows[1] if now.windows else None
+    if not now.scores or now.weights is None or not then.scores or len(then.scores) != total:
         return Change(
             Verdict.INCOMPARABLE, "no windows", "the baseline holds no scores of these windows; record it anew"
         )
-    moved = paired_difference(now.scores, then.scores, now.tokens).mean
-    shown = f"{moved:+.4f} nats"
-    verdict = _verdict(moved, MIN_EFFECT[now.metric])
+    changes = [after - before for after, before in zip(now.scores, then.scores, strict=False)]
+    moved = sequence.mean(changes, now.weights, total, now.alpha or 0.01)
+    unit = "of tokens" if now.metric == "token_agreement" else "nats a token"
+    shown = f"{round(moved.value, 4) + 0.0:+.4f}{'' if now.metric == 'token_agreement' else ' nats'}"
+    worst, best = (moved.high, moved.low) if now.metric != "token_agreement" else (-moved.low, -moved.high)
+    if worst <= effect:
+        verdict = Verdict.IMPROVED if worst < -effect else Verdict.PASSED
+    else:
+        verdict = Verdict.REGRESSED if best > effect else Verdict.INCONCLUSIVE
     if verdict is Verdict.PASSED:
         return Change(verdict, shown)
-    reference = 0.0
-    if now.reference_scores and then.reference_scores and len(now.reference_scores) == len(then.reference_scores):
-        reference = paired_difference(now.reference_scores, then.reference_scores, now.tokens).mean
     reason = (
-        f"{moved:+.5f} nats a token against the baseline's windows "
-        f"(perplexity delta {then.value:+.4g} before, {now.value:+.4g} now)"
+        f"{moved.value:+.5f} {unit} against the baseline's windows "
+        f"({now.main} {then.value:.4g} before, {now.value:.4g} now)"
     )
-    if abs(reference) > MIN_EFFECT[now.metric]:
-        reason += f"; the reference moved too, by {reference:+.5f} nats: the stack drifted, not only the quantization"
-    return Change(verdict, shown, reason, reference_moved=abs(reference) > MIN_EFFECT[now.metric])
+    return Change(verdict, shown, reason)
 
 
-def _speed(now: Measurement, then: Accepted) -> Change:
+def _speed(now: Measurement, then: Accepted, effect: float) -> Change:
     """By the ratio to the reference of the same run, and only beyond both intervals."""
     quantity = now.quantity
     low = then.value if then.low is None else then.low
     high = then.value if then.high is None else then.high
-    effect = MIN_EFFECT[now.metric]
     verdict = Verdict.PASSED
     if quantity.high < low * (1.0 - effect):
         verdict = Verdict.REGRESSED
@@ -103,9 +124,8 @@ def _speed(now: Measurement, then: Accepted) -> Change:
     return Change(verdict, f"{quantity.value / then.value - 1.0:+.1%}", reason)
 
 
-def _memory(now: Measurement, then: Accepted) -> Change:
+def _memory(now: Measurement, then: Accepted, effect: float) -> Change:
     share = now.value / then.value - 1.0
-    effect = PEAK_EFFECT if now.identity["metric"].get("of") == "peak" else MIN_EFFECT[now.metric]
     verdict = _verdict(share, effect)
     reason = "" if verdict is Verdict.PASSED else f"{now.value:,.0f} bytes now, {then.value:,.0f} before"
     return Change(verdict, f"{share:+.1%}", reason)

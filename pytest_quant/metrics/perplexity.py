@@ -1,97 +1,55 @@
-"""Perplexity in windows, paired with the reference's."""
+"""Perplexity of a format against its reference's, paired by window."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
 
-from pytest_quant.corpora.protocols import Windows
-from pytest_quant.errors import NotFinite, NotMeasured, ProofFailed, UsageError
+from pytest_quant.errors import NotFinite
 from pytest_quant.gates.measurement import Quantity
+from pytest_quant.metrics.evidence import Evidence, perplexity
+from pytest_quant.stats import sequence
 from pytest_quant.stats.paired import paired_difference, weighted_mean
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
+def perplexity_delta(evidence: Evidence, alpha: float) -> tuple[Mapping[str, Quantity], Mapping[str, float]]:
+    """Quantities ``delta`` (perplexity), ``ratio`` and ``ln_ratio`` (nats) and the figures behind them, with intervals
+    for the whole population, exact when all its windows were scored.
 
-class Scorer(Protocol):
-    """What scoring asks of an engine's model."""
-
-    @property
-    def max_positions(self) -> int | None: ...
-
-    def token_nll(self, windows: NDArray[np.int64]) -> NDArray[np.float64]: ...
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Mean NLL (nats) and number of predicted tokens of each window, in the drawn order."""
-
-    nll: tuple[float, ...]
-    tokens: tuple[int, ...]
-
-    @property
-    def perplexity(self) -> float:
-        """``exp`` of the mean NLL of all predicted tokens; infinite where it exceeds what a float holds."""
-        mean = weighted_mean(self.nll, self.tokens)
-        return math.exp(mean) if mean < 700 else math.inf
-
-
-def score(model: Scorer, windows: Windows, progress: Callable[[int, int], None]) -> Scores:
-    """Score every window, one forward each. ``progress`` is told windows done, and windows in all.
-
-    :class:`UsageError` where the model's context is shorter than a window.
+    ``ln_ratio = D``, the mean paired difference; ``ratio = exp(D)``; ``delta = ppl_reference * (exp(D) - 1)``. Where
+    the reference's mean is not known for all windows, its error enters the interval of ``delta`` to first order.
+    Raises what :meth:`Evidence.check` raises, and :class:`NotFinite` for a perplexity beyond floats.
     """
-    longest = max(len(window.tokens) for window in windows.drawn)
-    if model.max_positions is not None and longest > model.max_positions:
-        raise UsageError(
-            f"windows of {longest} tokens do not fit the model's {model.max_positions} positions; "
-            f"use a shorter one, such as --quant-protocol=gptq-{model.max_positions}"
-        )
-    nll: list[float] = []
-    for window in windows.drawn:
-        tokens = model.token_nll(window.tokens[None])[0]
-        nll.append(float(tokens[window.scored_from - 1 :].mean()))
-        progress(len(nll), len(windows.drawn))
-    return Scores(tuple(nll), tuple(window.scored for window in windows.drawn))
-
-
-def perplexity_delta(
-    format: Scores, reference: Scores, format_name: str, reference_name: str
-) -> tuple[Mapping[str, Quantity], Mapping[str, float]]:
-    """Quantities ``delta`` and ``ratio`` and the figures behind them, exact over the windows' finite set.
-
-    ``ratio = exp(D)`` and ``delta = ppl_reference * (exp(D) - 1)``, D the mean paired difference in nats.
-    Raises :class:`NotFinite` for a format that answers NaN, :class:`NotMeasured` for such a reference,
-    :class:`ProofFailed` for a format whose every window equals the reference's.
-    """
-    _require_finite(reference, NotMeasured, f"the {reference_name} reference")
-    _require_finite(format, NotFinite, f"the {format_name} model")
-    if format.nll == reference.nll:
-        raise ProofFailed(
-            f"all {len(format.nll)} windows of {format_name} have exactly the {reference_name} reference's scores: the "
-            f"reference was measured by mistake, or the format was not applied"
-        )
-    difference = paired_difference(format.nll, reference.nll, format.tokens)
-    base = reference.perplexity
+    evidence.check()
+    ours, theirs, weights = evidence.nll, evidence.reference_nll, evidence.weights
+    difference = paired_difference(ours, theirs, weights)
+    mean = sequence.mean([a - b for a, b in zip(ours, theirs, strict=True)], weights, evidence.total, alpha)
+    known = evidence.reference_mean
+    reference_mean = weighted_mean(theirs, weights) if known is None or evidence.complete else known
+    base, value = perplexity(reference_mean), perplexity(reference_mean + difference.mean)
+    if evidence.complete:
+        value = perplexity(weighted_mean(ours, weights))
+    if not math.isfinite(value) or not math.isfinite(base):
+        raise NotFinite(f"the {evidence.format} model gave no finite perplexity: its mean NLL exceeds 700 nats")
+    if known is None and not evidence.complete:
+        errors = value * sequence.influences(ours, weights) - base * sequence.influences(theirs, weights)
+        half = sequence.half_width(errors, evidence.total, alpha)
+        low, high = value - base - half, value - base + half
+    elif evidence.complete:
+        low = high = value - base
+    else:
+        low, high = (perplexity(reference_mean + end) - base for end in (mean.low, mean.high))
+    ratio = perplexity(difference.mean)
     quantities = {
-        "delta": Quantity.exact(format.perplexity - base, "ppl"),
-        "ratio": Quantity.exact(math.exp(min(difference.mean, 700.0)), "x"),
+        "delta": Quantity(value - base, low, high, "ppl", base * math.expm1(min(mean.detectable, 700.0))),
+        "ratio": Quantity(ratio, perplexity(mean.low), perplexity(mean.high), "x", perplexity(mean.detectable) - 1.0),
+        "ln_ratio": Quantity(difference.mean, mean.low, mean.high, "nats", mean.detectable),
     }
     figures = {
-        "format_value": format.perplexity,
+        "format_value": value,
         "reference_value": base,
-        "ratio": quantities["ratio"].value,
+        "ratio": ratio,
         "nats": difference.mean,
         "nats_standard_error": difference.standard_error,
     }
     return quantities, figures
-
-
-def _require_finite(scores: Scores, error: type[NotMeasured], who: str) -> None:
-    broken = sum(not math.isfinite(nll) for nll in scores.nll)
-    if broken or not math.isfinite(scores.perplexity):
-        raise error(f"{who} gave no finite perplexity: {broken} of {len(scores.nll)} windows are NaN or infinite")

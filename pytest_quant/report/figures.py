@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+_UNITS = {"x": "x", "share": ""}
+"""Units that do not stand behind a space."""
+
 
 def shown_value(record: Mapping[str, Any]) -> str:
-    """The value of a record with its unit, and its interval unless it is exact."""
-    value, low, high, unit = record["value"], record["low"], record["high"], record["unit"]
+    """The value of a record with its unit, its interval unless it is exact, and windows used of windows there."""
+    shape = record["statistics"][record["limited"]] if "limited" in record else record
+    value, low, high = shape["value"], shape.get("low", -math.inf), shape.get("high", math.inf)
+    unit, digits = shape["unit"], 4 if shape is not record and shape["unit"] == "x" else 3
     if unit == "bytes":
         shown = shown_bytes(value)
-    elif unit == "ppl":
-        shown = f"{value:+.3g} ppl"
+        if "max_ratio" in record["limit"]:
+            shown += f" ({record['ratio']:.3g}x)"
     else:
-        shown = f"{value:.3g}{unit}"
-    if "max_ratio" in record["limit"]:
-        shown += f" ({record['ratio']:.3g}x)"
-    return shown if low == high else f"{shown} [{low:.2f}, {high:.2f}]"
+        sign = "+" if unit == "ppl" else ""
+        shown = f"{value:{sign}.{digits}g}{_UNITS.get(unit, f' {unit}')}"
+    if shape.get("lower_bound"):
+        shown = f">= {shown}"
+    if "limited" not in record and record.get("lower_bound") and record.get("verdict") == "inconclusive":
+        high = math.inf  # the limit is on what this is a bound of
+    if low != high:
+        shown += f" [{low:.{digits}g}, {high:.{digits}g}]"
+    windows = record.get("windows")
+    return f"{shown} {windows['used']}/{windows['total']}" if windows else shown
 
 
 def shown_bytes(count: float) -> str:

@@ -92,6 +92,8 @@ def _metric(record: Mapping[str, Any]) -> str:
     parameters = record.get("parameters", {})
     words = {
         "perplexity_delta": "perplexity",
+        "kl_divergence": "KL divergence",
+        "token_agreement": "same top token",
         "throughput_ratio": f"{parameters.get('phase')} speed",
         "memory_budget": f"memory {parameters.get('of')}",
     }
@@ -102,6 +104,8 @@ def _metric(record: Mapping[str, Any]) -> str:
 def _explanations(record: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     """Verdict and line for what the table alone does not say; a broken gate has said it in its failure."""
     found = record.get("baseline") or {}
+    if "note" in record:
+        yield "inconclusive", f"{record['format']} {_metric(record)}: {record['note']}"
     if record["verdict"] == "inconclusive":
         yield "inconclusive", f"{record['format']} {_metric(record)}: {record['reason']}"
     if found.get("reason") and found["verdict"] != "regressed" and record["verdict"] != "failed":

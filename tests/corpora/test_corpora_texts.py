@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from pytest_quant.corpora import texts
-from pytest_quant.corpora.texts import Corpus
+from pytest_quant.corpora.texts import Conversation, Corpus
 from pytest_quant.errors import UsageError
 
 
@@ -17,12 +17,12 @@ def test_a_local_file(tmp_path):
     file = tmp_path / "some.txt"
     file.write_text("Grüße, 世界\n", encoding="utf-8")
     found = texts.load(str(file))
-    assert found == Corpus("some.txt", "Grüße, 世界\n")
+    assert found == Corpus("some.txt", ("Grüße, 世界\n",))
     assert found.sha256 == hashlib.sha256("Grüße, 世界\n".encode()).hexdigest()
 
 
 def test_the_hash_is_that_of_sha256sum():
-    assert Corpus("x", "abc").sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert Corpus("x", ("abc",)).sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_one_byte_changes_the_hash(tmp_path):
@@ -54,13 +54,43 @@ def test_a_relative_path_is_found(tmp_path, monkeypatch):
     assert texts.load("some.txt").text == "here"
 
 
-@pytest.mark.parametrize("name", ["wikitext-103", "missing.txt", "", "."])
+@pytest.mark.parametrize("name", ["wikitext-103", "missing.txt", "missing.jsonl:body", "wikitext2:", "", "."])
 def test_what_is_no_text_is_refused(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError) as caught:
         texts.load(name)
     assert repr(name) in str(caught.value)
-    assert "'python-docs'" in str(caught.value)
+    for known in ("'python-docs'", "'wikitext2'", "JSONL", "Parquet"):
+        assert known in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", " \n\t\n"])
+def test_a_file_of_nothing_is_refused(content, tmp_path):
+    (tmp_path / "none.txt").write_text(content)
+    with pytest.raises(UsageError, match=r"none\.txt' is empty"):
+        texts.load(str(tmp_path / "none.txt"))
+
+
+def test_json_is_refused_with_the_way_out(tmp_path):
+    (tmp_path / "data.json").write_text('["text"]')
+    with pytest.raises(UsageError, match=r"is a JSON file; write it as JSONL, one document a line"):
+        texts.load(str(tmp_path / "data.json"))
+
+
+def test_another_suffix_is_plain_text(tmp_path):
+    (tmp_path / "README.md").write_text("# Text")
+    assert texts.load(str(tmp_path / "README.md")).documents == ("# Text",)
+
+
+def test_documents_are_joined():
+    assert Corpus("x", ("a", "b")).text == "a\n\nb"
+    assert Corpus("x", ("a", "b"), separator=" ").text == "a b"
+
+
+def test_conversations_are_hashed_with_roles_and_contents():
+    chats = [Conversation(((role, said),)) for role, said in (("user", "é"), ("user", "e"), ("system", "é"))]
+    assert Corpus("x", (chats[0],)).text == '[{"role": "user", "content": "é"}]'
+    assert len({Corpus("x", (chat,)).sha256 for chat in chats}) == 3
 
 
 def test_bytes_that_are_no_utf8_are_refused(tmp_path):
@@ -76,6 +106,7 @@ def test_python_docs_are_the_topics_in_order():
     found = texts.load("python-docs")
     assert found.name == "python-docs"
     parts = [topics.topics[name] for name in sorted(topics.topics)]
+    assert found.documents == tuple(parts)
     assert found.text.startswith(parts[0] + "\n\n" + parts[1])
     assert found.text.endswith("\n\n" + parts[-1])
     assert len(found.text) == sum(map(len, parts)) + 2 * (len(parts) - 1)
@@ -83,11 +114,11 @@ def test_python_docs_are_the_topics_in_order():
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="asked: the size in 3.11; found: another; needed: 3.11")
 def test_python_docs_size():
-    assert 455_000 < len(texts.python_docs()) < 475_000
+    assert 455_000 < len(texts.load("python-docs").text) < 475_000
 
 
 def test_python_docs_are_long_enough_to_gate_on():
-    assert len(texts.python_docs()) > 300_000
+    assert len(texts.load("python-docs").text) > 300_000
 
 
 def test_corpora_import_neither_torch_nor_pytest():

@@ -39,6 +39,7 @@ def test_there_are_examples():
 def test_python(real_project, source):
     real_project.ini(f"quant_model = {real_project.model}", "quant_max_windows = 4")
     settings = (real_project.path / "pytest.ini").read_text().replace("quant_corpus = corpus.txt\n", "")
+    settings = settings.replace("gptq-64", "gptq-256")
     (real_project.path / "pytest.ini").write_text(settings)
     models = real_project.path / ".models"
     models.mkdir()
@@ -57,6 +58,7 @@ def test_python(real_project, source):
 def test_console(pytester, monkeypatch, capsys, block):
     from pytest_quant.cli import main
 
+    (pytester.path / ".models").symlink_to(ROOT / ".models")
     for command, shown in commands(block):
         words = shlex.split(command)
         if words[0] == "pytest-quant":
@@ -65,7 +67,6 @@ def test_console(pytester, monkeypatch, capsys, block):
         elif "--quant-plan" in words:
             shutil.copy(ROOT / "pyproject.toml", pytester.path)
             shutil.copytree(ROOT / "examples", pytester.path / "examples")
-            (pytester.path / ".models").symlink_to(ROOT / ".models")
             result = pytester.runpytest_inprocess(*words[1:])
             assert result.ret == 0
             printed = result.outlines

@@ -107,7 +107,7 @@ def test_perplexity_by_both_protocols_and_a_subset(project):
     )
     windows = {}
     for arguments in (["--quant-protocol=gptq-64"], ["--quant-protocol=hf-strided-64-32"], ["--quant-max-windows=3"]):
-        result, record = project.record(*arguments)
+        result, record = project.record(*arguments, "--quant-full")
         assert result.ret == 0
         (measured,) = record["measurements"]
         windows[arguments[0]] = measured["windows"]
@@ -123,9 +123,11 @@ def test_gates_that_ask_the_same_share_one_measurement(project, monkeypatch):
     from pytest_quant.engines import transformers
 
     scored = []
-    score = transformers.TransformersModel.token_nll
+    predict = transformers.TransformersModel.predict
     monkeypatch.setattr(
-        transformers.TransformersModel, "token_nll", lambda self, windows: scored.append(1) or score(self, windows)
+        transformers.TransformersModel,
+        "predict",
+        lambda self, tokens, scored_from=1: scored.append(1) or predict(self, tokens, scored_from),
     )
     project.test(
         """

@@ -29,7 +29,9 @@ def test_mistaken(quant_model): ...
         ("quant(formats=[])", "*tests nothing*"),
         ('quant(reference="int8")\n@pytest.mark.perplexity_delta(max=1)', "*is a quantized format; use fp32*"),
         ('quant(formats=["fp32"])\n@pytest.mark.perplexity_delta(max=1)', "*fp32 is the reference*"),
-        ("kl_divergence(max=0.1)", "*kl_divergence is not known to this version*"),
+        ("task_accuracy(task='arc_easy')", "*task_accuracy is not known to this version*"),
+        ("kl_divergence(p99=0)", "*kl_divergence(p99=0): must be above 0*"),
+        ("token_agreement(min=1.1)", "*token_agreement(min=1.1): is a share of tokens and can be at most 1*"),
     ],
 )
 def test_in_a_marker(project, mark, said):

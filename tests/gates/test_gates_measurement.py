@@ -130,9 +130,25 @@ def test_it_cannot_be_changed(thing, name):
 
 def test_what_it_was_not_given_is_empty_and_cannot_be_filled():
     one = measured(1.0)
-    assert (dict(one.figures), dict(one.proof), one.scores, one.tokens, one.windows) == ({}, {}, None, None, None)
+    assert (dict(one.figures), dict(one.proof)) == ({}, {})
+    assert (one.scores, one.reference_scores, one.weights, one.windows) == (None, None, None, None)
+    assert (one.confidence, one.alpha, one.reference) == (None, None, None)
+    assert (one.lower_bounds, one.reference_stored, one.caveat) == (frozenset(), 0, "")
+    assert one.quantity.detectable == 0.0
     with pytest.raises(TypeError):
         one.figures["x"] = 1.0
+
+
+def test_an_exact_quantity_keeps_what_all_windows_could_detect():
+    """Known exactly is not known well: another sample of such text would say something else."""
+    given = Quantity(0.25, 0.25, 0.25, "ppl", detectable=0.5)
+    assert given.is_exact
+    assert given.detectable == 0.5
+
+
+def test_an_end_that_is_not_bounded_is_printed_as_such():
+    assert str(measured(0.5, -math.inf, 1.0)) == "0.5 ppl [-inf to 1]"
+    assert not measured(0.5, 0.5, math.inf).quantity.is_exact
 
 
 def test_there_are_nine_verdicts_and_they_print_as_their_words():
@@ -143,7 +159,13 @@ def test_there_are_nine_verdicts_and_they_print_as_their_words():
 
 
 @pytest.mark.parametrize(
-    "rooms", ["gates.gate, pytest_quant.gates.measurement, pytest_quant.gates.regression", "stats.paired", "baseline"]
+    "rooms",
+    [
+        "gates.gate, pytest_quant.gates.measurement, pytest_quant.gates.regression",
+        "stats.paired",
+        "stats.sequence",
+        "baseline",
+    ],
 )
 def test_pure_rooms_import_neither_torch_nor_pytest(rooms):
     names = ("torch", "pytest", "_pytest", "transformers", "pynvml", "bitsandbytes")
@@ -162,7 +184,7 @@ from pytest_quant.gates.regression import change
 from pytest_quant.stats.ratio import ratio_of_medians
 ratio_of_medians([1.0, 2.0], [1.0, 2.0], 0.9)
 one = Measurement("perplexity_delta", "m", "nf4", "e", "delta", {"delta": Quantity.exact(1.0, "ppl")}, {"metric": {}},
-                  scores=(3.0,), reference_scores=(2.9,), tokens=(7,))
+                  scores=(3.0,), reference_scores=(2.9,), weights=(7.0,), windows=(1, 1))
 class Then:
     value, low, high, scores, reference_scores = 1.0, None, None, (3.0,), (2.9,)
 found = judge(one, (("max", 2.0),)).verdict, change(one, Then).verdict

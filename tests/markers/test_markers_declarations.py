@@ -7,6 +7,7 @@ from dataclasses import fields
 
 from pytest_quant import declarations, markers
 from pytest_quant.formats import registry
+from pytest_quant.gates.gate import LIMITS
 
 
 def test_the_formats_are_those_of_the_registry():
@@ -20,6 +21,27 @@ def test_the_markers_help_names_the_arguments_of_their_schemas():
         listed = re.match(r"\((.*?)\)", declarations.MARKERS[name])
         assert listed is not None
         assert listed[1].split(", ") == [field.name for field in fields(schema)]
+
+
+def test_the_markers_help_of_pytest_names_every_argument(pytester):
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--markers")
+    lines = dict(re.findall(r"^@pytest\.mark\.(\w+)(\(.*)$", result.stdout.str(), re.MULTILINE))
+    for name, schema in {"quant": markers.Quant, **markers.GATES}.items():
+        for field in fields(schema):
+            assert re.search(rf"\b{field.name}\b", lines[name].partition(")")[0]), f"{name}: {field.name}"
+    for name in declarations.LATER:
+        assert "not known to this version of pytest-quant yet" in lines[name]
+
+
+def test_only_what_cannot_be_measured_yet_is_announced():
+    assert declarations.LATER == ("task_accuracy",)
+    assert not set(declarations.LATER) & set(markers.GATES)
+
+
+def test_each_limit_is_an_argument_of_its_marker():
+    assert set(LIMITS) == set(markers.GATES)
+    for metric, kinds in LIMITS.items():
+        assert {*kinds, "min_effect"} <= {field.name for field in fields(markers.GATES[metric])}
 
 
 def test_each_format_has_a_fixture(pytestconfig):

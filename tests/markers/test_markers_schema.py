@@ -45,6 +45,31 @@ def test_the_markers_of_the_manual():
     assert gate("memory_budget", max_gb=6.0, of="weights") == Gate(
         "memory_budget", (("max_gb", 6.0),), (("batch_size", 1), ("context", 512), ("of", "weights"))
     )
+    assert gate("kl_divergence", max=0.05) == Gate("kl_divergence", (("max", 0.05),))
+    assert gate("token_agreement", min=0.9) == Gate("token_agreement", (("min", 0.9),))
+
+
+@pytest.mark.parametrize("name", ["max", "p90", "p95", "p99", "p999", "max_bound"])
+def test_each_statistic_of_the_divergence_can_be_limited(name):
+    assert gate("kl_divergence", **{name: 0.5}).limits == ((name, 0.5),)
+
+
+def test_the_statistics_of_the_divergence_are_limits_of_one_gate():
+    found = gate("kl_divergence", p999=4, max=0.05, p99=1, p95=0.5, p90=0.2, max_bound=0.04)
+    assert found.limits == (
+        ("max", 0.05),
+        ("max_bound", 0.04),
+        ("p90", 0.2),
+        ("p95", 0.5),
+        ("p99", 1.0),
+        ("p999", 4.0),
+    )
+    assert found.parameters == ()
+
+
+@pytest.mark.parametrize("share", [1, 1.0, 0.5, 1e-9])
+def test_any_share_of_tokens_can_be_demanded(share):
+    assert gate("token_agreement", min=share).limits == (("min", float(share)),)
 
 
 def test_two_limits_on_one_marker_both_count():
@@ -175,6 +200,118 @@ def test_what_plays_no_part_makes_no_other_question(metric, one, other):
     assert only == gate(metric, **one)
 
 
+# the change that matters
+
+
+def limit(metric: str, value: float = 0.5) -> dict[str, float]:
+    """The first of a metric's limits."""
+    return {next(iter(LIMITS[metric])): value}
+
+
+@pytest.mark.parametrize("metric", [*markers.GATES])
+@pytest.mark.parametrize("effect", [0, 0.0, 0.005, 1e-12, 0.999])
+def test_a_change_that_matters_is_a_number_from_0(metric, effect):
+    found = gate(metric, **limit(metric), min_effect=effect)
+    assert (found.metric, dict(found.limits), found.min_effect) == (metric, limit(metric), float(effect))
+    assert type(found.min_effect) is float
+    assert "min_effect" not in dict(found.parameters)
+
+
+@pytest.mark.parametrize("effect", [1, 1.0, 2.5])
+def test_a_change_may_be_of_any_number_of_nats_and_not_of_all_there_is(effect):
+    for metric in ("perplexity_delta", "kl_divergence"):
+        assert gate(metric, **limit(metric), min_effect=effect).min_effect == effect
+    for metric in ("token_agreement", "throughput_ratio", "memory_budget"):
+        message = refusal(metric, **limit(metric), min_effect=effect)
+        assert message == f"{metric}(min_effect={effect!r}): is a share and must be below 1; 0.01 is one percent"
+
+
+@pytest.mark.parametrize("metric", [*markers.GATES])
+def test_a_change_that_matters_needs_a_limit_beside_it(metric):
+    wanted = " or ".join(f"{name}=..." for name in LIMITS[metric])
+    assert refusal(metric, min_effect=0.01) == f"{metric} needs a limit beside min_effect: {wanted}"
+    with pytest.raises(UsageError, match="needs a limit beside min_effect"):
+        markers.gates([mark(metric, min_effect=0.01), mark(metric, min_effect=0.02)])
+
+
+@pytest.mark.parametrize("metric", [*markers.GATES])
+def test_the_limit_beside_a_change_that_matters_may_stand_on_another_marker(metric):
+    effect, limited = mark(metric, min_effect=0.01), mark(metric, **limit(metric))
+    for marks in ([effect, limited], [limited, effect]):
+        (found,) = markers.gates(marks)
+        assert (dict(found.limits), found.min_effect) == (limit(metric), 0.01)
+
+
+@pytest.mark.parametrize("metric, limit", [(metric, name) for metric, kinds in LIMITS.items() for name in kinds])
+def test_a_change_that_matters_beside_each_limit(metric, limit):
+    assert gate(metric, **{limit: 0.5}).min_effect is None
+    assert gate(metric, **{limit: 0.5}, min_effect=None).min_effect is None
+    both = gate(metric, **{limit: 0.5}, min_effect=0.01)
+    assert (both.limits, both.min_effect) == (((limit, 0.5),), 0.01)
+
+
+@pytest.mark.parametrize("metric", [*markers.GATES])
+def test_of_several_changes_that_matter_the_nearest_counts(metric):
+    near, far = mark(metric, min_effect=0.1), mark(metric, min_effect=0.2)
+    nothing = mark(metric, **limit(metric))
+    for marks, effect in (
+        ([near, far, nothing], 0.1),
+        ([far, near, nothing], 0.2),
+        ([nothing, near, far], 0.1),
+        ([near, nothing, far], 0.1),
+        ([nothing, nothing], None),
+        ([nothing, far], 0.2),
+        ([mark(metric, min_effect=0), far, nothing], 0.0),
+        ([near, mark(metric, **limit(metric), min_effect=0.2)], 0.1),
+    ):
+        (found,) = markers.gates(marks)
+        assert found.min_effect == effect
+        assert dict(found.limits) == limit(metric)
+
+
+def test_a_change_that_matters_makes_no_other_question():
+    phases = [mark("throughput_ratio", min=1.0), mark("throughput_ratio", min=0.5, min_effect=0.2, phase="prefill")]
+    assert [(dict(g.limits), g.min_effect) for g in markers.gates(phases)] == [
+        ({"min": 1.0}, None),
+        ({"min": 0.5}, 0.2),
+    ]
+    assert (
+        len(markers.gates([mark("kl_divergence", max=1.0), mark("kl_divergence", max_bound=1.0, min_effect=0.1)])) == 1
+    )
+
+
+def test_the_limit_of_another_question_is_none_of_this_one():
+    phases = [mark("throughput_ratio", min=1.0), mark("throughput_ratio", min_effect=0.2, phase="prefill")]
+    with pytest.raises(UsageError, match="throughput_ratio needs a limit beside min_effect"):
+        markers.gates(phases)
+
+
+@pytest.mark.parametrize("metric", [*markers.GATES])
+@pytest.mark.parametrize(
+    "value, words",
+    [
+        ("0.01", "must be a number, not str; write min_effect=0.01"),
+        ("little", "must be a number, not str"),
+        (True, "must be a number, not bool"),
+        ([0.1], "must be a number, not list"),
+        (NAN, "must be a finite number"),
+        (INF, "must be a finite number"),
+        (-0.1, "must not be negative"),
+    ],
+)
+def test_a_change_that_is_none(metric, value, words):
+    assert f"{metric}(min_effect={value!r}): {words}" in refusal(metric, min_effect=value)
+
+
+@pytest.mark.parametrize("metric", [*markers.GATES])
+def test_the_same_change_that_matters_twice_in_one_place_is_refused(metric):
+    """As for limits: one of the two would do nothing."""
+    place, one, two = object(), mark(metric, min_effect=0.1), mark(metric, min_effect=0.2)
+    markers.check_stacked([(place, one), (object(), two)])
+    with pytest.raises(UsageError, match=f"{metric} sets min_effect twice on the same test"):
+        markers.check_stacked([(place, one), (place, two)])
+
+
 # what is refused, and in which words
 
 
@@ -185,6 +322,8 @@ def test_an_unknown_argument(name):
     wanted = {
         "quant": "formats",
         "perplexity_delta": "max_ratio",
+        "kl_divergence": "p999",
+        "token_agreement": "min",
         "throughput_ratio": "min",
         "memory_budget": "max_gib",
     }
@@ -193,7 +332,13 @@ def test_an_unknown_argument(name):
 
 @pytest.mark.parametrize(
     "name, fix",
-    [("perplexity_delta", "max=1.0"), ("throughput_ratio", "min=1.0"), ("memory_budget", "max_gb=1.0")],
+    [
+        ("perplexity_delta", "max=1.0"),
+        ("kl_divergence", "max=1.0"),
+        ("token_agreement", "min=1.0"),
+        ("throughput_ratio", "min=1.0"),
+        ("memory_budget", "max_gb=1.0"),
+    ],
 )
 def test_a_positional_limit(name, fix):
     message = refusal(name, 1.0)
@@ -233,12 +378,20 @@ def test_a_limit_that_is_none(metric, limit, value, words):
     assert "write" in message if "write" in words else "write" not in message
 
 
-@pytest.mark.parametrize("metric, limit", [pair for pair in EVERY_LIMIT if pair[1] != "max"])
+@pytest.mark.parametrize("metric, limit", [pair for pair in EVERY_LIMIT if pair != ("perplexity_delta", "max")])
 @pytest.mark.parametrize("zero", [0, 0.0])
 def test_a_limit_of_zero(metric, limit, zero):
     message = refusal(metric, **{limit: zero})
     assert f"{metric}({limit}={zero}): must be above 0" in message
     assert ("it would always hold" if limit == "min" else "it would never hold") in message
+
+
+@pytest.mark.parametrize("share", [1.0001, 2, 90, 99.5])
+def test_a_share_of_more_than_all_tokens(share):
+    """A percentage, most likely; it would never hold."""
+    message = refusal("token_agreement", min=share)
+    assert message == f"token_agreement(min={share!r}): is a share of tokens and can be at most 1"
+    assert gate("throughput_ratio", min=share).limits == (("min", float(share)),)
 
 
 def test_a_number_beyond_floats_is_no_crash():
@@ -249,6 +402,11 @@ def test_a_number_beyond_floats_is_no_crash():
     "name, words",
     [
         ("perplexity_delta", "needs a limit: max=... or max_ratio=..."),
+        (
+            "kl_divergence",
+            "needs a limit: max=... or p90=... or p95=... or p99=... or p999=... or max_bound=...",
+        ),
+        ("token_agreement", "needs a limit: min=..."),
         ("throughput_ratio", "needs a limit: min=..."),
         ("memory_budget", "needs a limit: max_gb=... or max_gib=... or max_ratio=..."),
     ],
@@ -329,7 +487,7 @@ def test_a_switch_that_is_none(name, value):
     assert f"quant({name}={value!r}): must be a bool, not {type(value).__name__}" in refusal("quant", **{name: value})
 
 
-@pytest.mark.parametrize("name", ["kl_divergence", "token_agreement", "task_accuracy"])
+@pytest.mark.parametrize("name", ["task_accuracy"])
 def test_a_marker_of_a_later_version_is_no_silent_pass(name):
     message = refusal(name, max=1.0)
     assert message == f"{name} is not known to this version of pytest-quant yet; remove the marker"
@@ -348,6 +506,8 @@ def test_a_mistake_behind_a_good_marker_is_seen():
 def test_a_gate_from_arguments():
     assert markers.gate("throughput_ratio", {"min": 1.5}) == gate("throughput_ratio", min=1.5)
     assert markers.gate("perplexity_delta", {}, limits_required=False) == Gate("perplexity_delta")
+    by_baseline_alone = markers.gate("kl_divergence", {"min_effect": 0.01}, limits_required=False)
+    assert by_baseline_alone == Gate("kl_divergence", min_effect=0.01)
     with pytest.raises(UsageError, match="needs a limit"):
         markers.gate("perplexity_delta", {})
     with pytest.raises(UsageError, match="has no argument 'phase'"):

@@ -1,0 +1,239 @@
+"""Quality of a format: its windows are scored beside the reference's, as many as its gates need."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_quant.corpora.windows import Windows
+from pytest_quant.engines.memory import give_back, is_out_of_memory
+from pytest_quant.engines.source import ModelSource
+from pytest_quant.environment import describe_hardware, for_people, packages
+from pytest_quant.errors import QuantError, Unsupported, UsageError
+from pytest_quant.gates.gate import Gate, needs_full_kl
+from pytest_quant.known import KnownReference
+from pytest_quant.metrics import pairing
+from pytest_quant.metrics.evidence import Evidence
+from pytest_quant.metrics.pairing import WindowScore
+from pytest_quant.population import Population
+from pytest_quant.reference import ReferenceKey, Store
+from pytest_quant.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from pytest_quant.hardware import Device
+    from pytest_quant.model import ModelHandle
+    from pytest_quant.progress import Progress
+    from pytest_quant.settings import Settings
+
+
+_FLOOR_WINDOWS = 8
+
+
+@dataclass
+class Pair:
+    """One format beside its reference, and the windows that were scored so far."""
+
+    beside: bool
+    """Whether both models are run, for the divergence over the whole vocabulary."""
+    scores: list[WindowScore] = field(default_factory=list)
+
+
+class Quality:
+    """Scores windows on demand; what was scored serves every later question on the same format."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        device: Device,
+        population: Population,
+        model: Callable[[ModelSpec, str], ModelHandle],
+        fingerprint: Callable[[ModelSource], str],
+        progress: Progress,
+    ) -> None:
+        self._settings = settings
+        self._device = device
+        self._population = population
+        self._model = model
+        self._fingerprint = fingerprint
+        self._progress = progress
+        self._known: dict[tuple[ModelSource, str, str], KnownReference] = {}
+        self._pairs: dict[tuple[ModelSpec, str, bool], Pair] = {}
+        self._expected: set[tuple[ModelSpec, str]] = set()
+        self._most = 8
+
+    def expect(self, spec: ModelSpec, format_name: str, gate: Gate) -> None:
+        """Say beforehand what will be asked, so that no window is scored twice for two questions."""
+        if needs_full_kl(gate):
+            self._expected.add((spec, format_name))
+
+    def knows_reference(self, spec: ModelSpec) -> bool:
+        """Whether the store answers for the reference, so that it need not be loaded."""
+        return self.known(spec).complete
+
+    def identity(self, spec: ModelSpec) -> Mapping[str, Any]:
+        """The protocol's identity."""
+        return self._population.windows(spec.source).identity
+
+    def total(self, spec: ModelSpec) -> int:
+        """Windows of the whole population."""
+        return len(self._population.windows(spec.source).drawn)
+
+    def pair(self, spec: ModelSpec, format_name: str, gate: Gate) -> Pair:
+        """The pair that answers a gate."""
+        if format_name == spec.reference:
+            raise UsageError(f"{format_name} is the reference itself: its difference from the reference is 0")
+        beside = (spec, format_name, True) in self._pairs
+        if not beside and (needs_full_kl(gate) or (spec, format_name) in self._expected):
+            beside = self._reference_can_be_had(spec, needed=needs_full_kl(gate))
+        return self._pairs.setdefault((spec, format_name, beside), Pair(beside))
+
+    def evidence(self, spec: ModelSpec, format_name: str, pair: Pair) -> Evidence:
+        """What the pair has found so far."""
+        windows = self._population.windows(spec.source)
+        return Evidence(
+            format=format_name,
+            reference=spec.reference,
+            scores=tuple(pair.scores),
+            total=len(windows.drawn),
+            unit=windows.unit,
+            reference_mean=self.known(spec).mean,
+        )
+
+    def extend(self, spec: ModelSpec, format_name: str, pair: Pair) -> None:
+        """Score the next batch of windows; where memory does not suffice for several at once, in smaller batches."""
+        self._in_memory(lambda: self._extend(spec, format_name, pair))
+
+    def _extend(self, spec: ModelSpec, format_name: str, pair: Pair) -> None:
+        windows, known = self._population.windows(spec.source), self.known(spec)
+        model = self._model(spec, format_name)
+        start = len(pair.scores)
+        if start == 0:
+            pairing.check_fits(model.loaded, windows)
+            self._population.check(spec.source, model.loaded.vocabulary)
+        size = self._at_once(model, windows)
+        if pair.beside:
+            reference = self._reference(spec)
+            batch = pairing.next_batch(windows, start, min(size, self._at_once(reference, windows)))
+            found = pairing.score_beside(model.loaded, reference.loaded, batch, known.top_k)
+            pair.scores += [score for score, _ in found]
+            known.learn(start, [reference for _, reference in found])
+            return
+        batch = pairing.next_batch(windows, start, size)
+        while len(known) < start + len(batch):
+            self._learn(spec, known)
+        pair.scores += pairing.score_against(model.loaded, batch, known.windows(start, len(batch)))
+
+    def build_reference(self, spec: ModelSpec) -> Path:
+        """Have the reference score every window that is not known yet, and store it on purpose."""
+        known, total = self.known(spec), self.total(spec)
+        try:
+            while not known.complete:
+                self._in_memory(lambda: self._learn(spec, known))
+                self._progress.show(f"{spec.reference}: scoring {spec.source.short} {len(known)}/{total} windows")
+        except BaseException:
+            self.save(spec)  # what was scored is not lost
+            raise
+        finally:
+            self._progress.clear()
+        return Store(self._settings.cache_dir).write(known.whole(self._recorded(spec)))
+
+    def floor(self, spec: ModelSpec) -> float:
+        """Mean bound of the KL that the reference has from its own stored word, nats: what rounding costs."""
+        windows, known, reference = self._population.windows(spec.source), self.known(spec), self._reference(spec)
+        bounds: list[float] = []
+        for start in range(min(_FLOOR_WINDOWS, len(known))):
+            [score] = pairing.score_against(reference.loaded, windows.drawn[start : start + 1], known.windows(start, 1))
+            bounds.append(float(score.bound.mean()))
+        return sum(bounds) / len(bounds)
+
+    def save(self, spec: ModelSpec) -> None:
+        """Keep for later runs what this one learned of the reference."""
+        self.known(spec).save(lambda: self._recorded(spec))
+
+    def _recorded(self, spec: ModelSpec) -> dict[str, Any]:
+        kept = for_people(describe_hardware(self._device))
+        return {"model": spec.source.short, "device": self._device.name, **kept}
+
+    def reference_now(self, spec: ModelSpec, count: int) -> list[float]:
+        """NLL of the first ``count`` windows as the reference gives it now, nats a token or word, whatever was stored.
+
+        Raises :class:`Unsupported` and the like where it cannot be loaded.
+        """
+        windows = self._population.windows(spec.source)
+        reference = self._reference(spec)
+        found: list[float] = []
+
+        def score() -> None:
+            batch = pairing.next_batch(windows, len(found), self._at_once(reference, windows))
+            scored = pairing.score_reference(reference.loaded, batch, 1)
+            found.extend(float(w.nll.sum(dtype=float)) / of.weight for w, of in zip(scored, batch, strict=True))
+
+        while len(found) < min(count, len(windows.drawn)):
+            self._in_memory(score)
+            self._progress.show(f"{spec.reference}: checking {spec.source.short} {len(found)}/{count} windows")
+        return found[:count]
+
+    def known(self, spec: ModelSpec) -> KnownReference:
+        """What is known of the reference of this run's windows."""
+        key = (spec.source, spec.reference, spec.engine)
+        if key not in self._known:
+            windows = self._population.windows(spec.source)
+            identity = ReferenceKey(self._fingerprint(spec.source), spec.reference, spec.engine, windows.identity)
+            cache = self._settings.cache_dir
+            self._known[key] = KnownReference(Store(cache), Store(cache / "runs" / self._stack()), identity, windows)
+        return self._known[key]
+
+    def _in_memory(self, work: Callable[[], None]) -> None:
+        """Do it; where memory does not suffice, again with half as many windows at once."""
+        while True:
+            try:
+                return work()
+            except Exception as error:
+                if isinstance(error, QuantError) or not is_out_of_memory(error) or self._most == 1:
+                    raise
+                self._most //= 2
+            give_back(self._device)
+
+    def _learn(self, spec: ModelSpec, known: KnownReference) -> None:
+        reference = self._reference(spec)
+        windows = self._population.windows(spec.source)
+        batch = pairing.next_batch(windows, len(known), self._at_once(reference, windows))
+        known.learn(len(known), pairing.score_reference(reference.loaded, batch, known.top_k))
+
+    def _reference(self, spec: ModelSpec) -> ModelHandle:
+        reference = self._model(spec, spec.reference)
+        pairing.check_fits(reference.loaded, self._population.windows(spec.source))
+        self._population.check(spec.source, reference.loaded.vocabulary)
+        return reference
+
+    def _stack(self) -> str:
+        """What a reference's numbers depend on besides the reference, as the name of a folder: what one stack learned
+        by the way says nothing of another."""
+        versions = packages()
+        parts = [self._device.key, *(f"{name} {versions.get(name)}" for name in ("torch", "transformers"))]
+        return hashlib.sha256("; ".join(parts).encode()).hexdigest()[:12]
+
+    def _at_once(self, model: ModelHandle, windows: Windows) -> int:
+        """Windows in one forward. Where activations are quantized, a window's score could depend on its company
+        (LLM.int8 looks for outliers in the whole batch), so it has none."""
+        if model.format.input_activations is not None:
+            return 1
+        longest = max(len(piece.tokens) for window in windows.drawn for piece in window.pieces)
+        return min(model.loaded.windows_at_once(longest), self._most)
+
+    def _reference_can_be_had(self, spec: ModelSpec, *, needed: bool) -> bool:
+        """Whether the reference can be run here. One that was stored on purpose, whole, stands for it always. Raises
+        :class:`Unsupported` where it is ``needed`` and neither can be had."""
+        known = self.known(spec)
+        if known.on_purpose and known.complete:
+            return False
+        try:
+            self._model(spec, spec.reference)
+        except Unsupported:
+            if needed and not known.complete:
+                raise
+            return False
+        return True
