@@ -134,9 +134,7 @@ class Store:
             try:
                 entry.path.unlink()
             except OSError as error:
-                raise StoreError(
-                    f"{entry.path}: cannot be deleted: {cause(error)}. Delete it by hand."
-                ) from error
+                raise StoreError(f"{entry.path}: cannot be deleted: {cause(error)}. Delete it by hand.") from error
         return True
 
     def _lock(self, path: Path) -> Path:
