@@ -37,10 +37,15 @@ def load(model: str, name: str, dtype: str = "float32") -> Any:
 
 def again(model: str, folder: Path) -> Any:
     """NF4 of what NF4 makes of the weights."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     if not (folder / "config.json").is_file():
-        first = load(model, "nf4")
-        first.model.dequantize().to("cpu").save_pretrained(folder)
-        first.tokenizer.save_pretrained(folder)
+        format = registry.get("nf4")
+        arguments = backend(format).load_arguments(format, "float32")
+        # before any forward: on some CPUs the first one repacks the weights, and dequantizing makes nothing of them
+        first = AutoModelForCausalLM.from_pretrained(model, device_map={"": "cpu"}, **arguments)
+        first.dequantize().float().save_pretrained(folder)
+        AutoTokenizer.from_pretrained(model).save_pretrained(folder)
     return load(str(folder), "nf4")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_quant.cache import expanded, user_cache
 from pytest_quant.engines.source import ModelSource
-from pytest_quant.errors import UsageError
+from pytest_quant.errors import QuantError, UsageError
 from pytest_quant.formats import registry
 from pytest_quant.progress import Progress, Quiet
 from pytest_quant.reference import commands
@@ -18,6 +18,9 @@ from pytest_quant.spec import ModelSpec
 
 if TYPE_CHECKING:
     from pytest_quant.reference.commands import Subparsers
+
+
+_HIGHEST_FLOOR = 1e-3
 
 
 def add(actions: Subparsers) -> None:
@@ -52,10 +55,12 @@ def build(told: argparse.Namespace) -> int:
     spec = ModelSpec(ModelSource(told.model, told.revision, told.trust_remote_code), told.reference)
     session = Session(settings, _Line() if sys.stderr.isatty() else Quiet())
     session.check(spec, spec.reference)
-    path = session.quality.build_reference(spec)
+    path, floor = session.build_reference(spec)
     print(commands.table([entry for entry in commands.store(told).entries() if entry.path == path]))
     print(f"stored in {path}")
-    print(f"floor: {session.quality.floor(spec):.1e} nats a token (the reference against its own file)")
+    print(f"floor: {floor:.1e} nats a token (the reference against its own file)")
+    if not floor < _HIGHEST_FLOOR:
+        raise QuantError(f"{path}: the reference does not answer as its own file says; do not use it")
     return 0
 
 

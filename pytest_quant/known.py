@@ -21,16 +21,17 @@ class KnownReference:
     earlier runs of the same stack learned by the way, and takes what this one learns.
     """
 
-    def __init__(self, kept: Store, own: Store, key: ReferenceKey, windows: Windows) -> None:
+    def __init__(self, kept: Store, own: Store, key: ReferenceKey, windows: Windows, *, read: bool = True) -> None:
         self._own = own
         self._key = key
         self._population = windows
-        on_purpose, by_the_way = self._read(kept, on_purpose=True), self._read(own, on_purpose=False)
+        on_purpose = self._read(kept, on_purpose=True) if read else None
+        by_the_way = self._read(own, on_purpose=False) if read else None
         found = [reference for reference in (on_purpose, by_the_way) if reference is not None]
         best = max(found, key=lambda reference: len(reference.windows), default=None)
         self.on_purpose = best is not None and best is on_purpose
         """Whether what is known was built or imported on purpose."""
-        self.recorded: Mapping[str, Any] = {} if best is None else best.recorded
+        self.imported = self.on_purpose and best is not None and best.origin == "imported"
         self.top_k = TOP_K if best is None else best.top_k
         self._from_store: StoredWindows | None = None if best is None else best.windows
         self._learned: list[WindowReference] = []
@@ -43,6 +44,11 @@ class KnownReference:
     def stored(self) -> int:
         """How many of the windows came from a store."""
         return len(self._from_store or ())
+
+    @property
+    def highest_token(self) -> int:
+        """The highest token that what is stored names; -1 where nothing is."""
+        return -1 if self._from_store is None else int(self._from_store.top_ids.max())
 
     @property
     def complete(self) -> bool:
@@ -70,8 +76,8 @@ class KnownReference:
 
     def save(self, recorded: Callable[[], Mapping[str, Any]]) -> None:
         """Store what was learned; where that cannot be, a :class:`StoreWarning` says why."""
-        if len(self._learned) == self._saved or not self._is_sound():
-            return
+        if len(self._learned) == self._saved or self.on_purpose or not self._is_sound():
+            return  # what was kept on purpose may come from another stack, and is not continued as this one's
         try:
             self._own.write(self.whole(recorded()))
         except StoreError as error:

@@ -58,12 +58,16 @@ class Models:
                 raise
         return self._held[key]
 
-    def drop_changed(self) -> list[str]:
+    def drop_changed(self) -> list[tuple[ModelSpec, str]]:
         """Give back every model that a test's body changed, so that the next test gets one as it was loaded. Returns
-        the names of their formats."""
-        changed = {key for key, handle in self._held.items() if handle.loaded.changed}
-        self.keep(self._held.keys() - changed)
-        return [name for _, name in changed]
+        which they were."""
+        changed = self.changed()
+        self.keep(self._held.keys() - set(changed))
+        return changed
+
+    def changed(self) -> list[tuple[ModelSpec, str]]:
+        """The held models that somebody changed since they were loaded."""
+        return [key for key, handle in self._held.items() if handle.loaded.changed]
 
     def keep(self, needed: Collection[tuple[ModelSpec, str]]) -> None:
         """Give back every model that is not among the needed ones."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from pytest_quant.corpora.windows import Windows
 from pytest_quant.engines.memory import give_back, is_out_of_memory
@@ -19,7 +20,7 @@ from pytest_quant.metrics import pairing
 from pytest_quant.metrics.evidence import Evidence
 from pytest_quant.metrics.pairing import WindowScore
 from pytest_quant.population import Population
-from pytest_quant.reference import ReferenceKey, Store
+from pytest_quant.reference import ReferenceKey, Store, StoreError
 from pytest_quant.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class Quality:
         self._known: dict[tuple[ModelSource, str, str], KnownReference] = {}
         self._pairs: dict[tuple[ModelSpec, str, bool], Pair] = {}
         self._expected: set[tuple[ModelSpec, str]] = set()
+        self._checked: WeakSet[ModelHandle] = WeakSet()
+        self._longest = 0
         self._most = 8
 
     def expect(self, spec: ModelSpec, format_name: str, gate: Gate) -> None:
@@ -90,6 +93,11 @@ class Quality:
             beside = self._reference_can_be_had(spec, needed=needs_full_kl(gate))
         return self._pairs.setdefault((spec, format_name, beside), Pair(beside))
 
+    def forget(self, spec: ModelSpec) -> None:
+        """Forget every score of a model, and what was learned of its reference: somebody changed one of them."""
+        self._pairs = {key: pair for key, pair in self._pairs.items() if key[0] != spec}
+        self._known.pop((spec.source, spec.reference, spec.engine), None)
+
     def evidence(self, spec: ModelSpec, format_name: str, pair: Pair) -> Evidence:
         """What the pair has found so far."""
         windows = self._population.windows(spec.source)
@@ -110,9 +118,7 @@ class Quality:
         windows, known = self._population.windows(spec.source), self.known(spec)
         model = self._model(spec, format_name)
         start = len(pair.scores)
-        if start == 0:
-            pairing.check_fits(model.loaded, windows)
-            self._population.check(spec.source, model.loaded.vocabulary)
+        self._check(spec, model, windows)
         size = self._at_once(model, windows)
         if pair.beside:
             reference = self._reference(spec)
@@ -127,24 +133,22 @@ class Quality:
         pair.scores += pairing.score_against(model.loaded, batch, known.windows(start, len(batch)))
 
     def build_reference(self, spec: ModelSpec) -> Path:
-        """Have the reference score every window that is not known yet, and store it on purpose."""
-        known, total = self.known(spec), self.total(spec)
+        """Have the reference score every window, whatever is stored, and store that on purpose."""
+        known, total = self._known_to(spec, read=False), self.total(spec)
+        self._known[(spec.source, spec.reference, spec.engine)] = known
         try:
             while not known.complete:
                 self._in_memory(lambda: self._learn(spec, known))
                 self._progress.show(f"{spec.reference}: scoring {spec.source.short} {len(known)}/{total} windows")
-        except BaseException:
-            self.save(spec)  # what was scored is not lost
-            raise
         finally:
             self._progress.clear()
-        return Store(self._settings.cache_dir).write(known.whole(self._recorded(spec)))
+        return Store(self._settings.cache_dir).write(known.whole(self._recorded(spec)), anew=True)
 
     def floor(self, spec: ModelSpec) -> float:
         """Mean bound of the KL that the reference has from its own stored word, nats: what rounding costs."""
         windows, known, reference = self._population.windows(spec.source), self.known(spec), self._reference(spec)
         bounds: list[float] = []
-        for start in range(min(_FLOOR_WINDOWS, len(known))):
+        for start in range(min(_FLOOR_WINDOWS, len(windows.drawn))):
             [score] = pairing.score_against(reference.loaded, windows.drawn[start : start + 1], known.windows(start, 1))
             bounds.append(float(score.bound.mean()))
         return sum(bounds) / len(bounds)
@@ -180,11 +184,13 @@ class Quality:
         """What is known of the reference of this run's windows."""
         key = (spec.source, spec.reference, spec.engine)
         if key not in self._known:
-            windows = self._population.windows(spec.source)
-            identity = ReferenceKey(self._fingerprint(spec.source), spec.reference, spec.engine, windows.identity)
-            cache = self._settings.cache_dir
-            self._known[key] = KnownReference(Store(cache), Store(cache / "runs" / self._stack()), identity, windows)
+            self._known[key] = self._known_to(spec, read=True)
         return self._known[key]
+
+    def _known_to(self, spec: ModelSpec, *, read: bool) -> KnownReference:
+        windows, cache = self._population.windows(spec.source), self._settings.cache_dir
+        key = ReferenceKey(self._fingerprint(spec.source), spec.reference, spec.engine, windows.identity)
+        return KnownReference(Store(cache), Store(cache / "runs" / self._stack()), key, windows, read=read)
 
     def _in_memory(self, work: Callable[[], None]) -> None:
         """Do it; where memory does not suffice, again with half as many windows at once."""
@@ -205,9 +211,22 @@ class Quality:
 
     def _reference(self, spec: ModelSpec) -> ModelHandle:
         reference = self._model(spec, spec.reference)
-        pairing.check_fits(reference.loaded, self._population.windows(spec.source))
-        self._population.check(spec.source, reference.loaded.vocabulary)
+        self._check(spec, reference, self._population.windows(spec.source))
         return reference
+
+    def _check(self, spec: ModelSpec, model: ModelHandle, windows: Windows) -> None:
+        """Once a model: that it knows the tokens and has room for the windows."""
+        if model in self._checked:
+            return
+        pairing.check_fits(model.loaded, windows)
+        self._population.check(spec.source, model.loaded.vocabulary)
+        highest = self.known(spec).highest_token
+        if highest >= model.loaded.vocabulary:
+            raise StoreError(
+                f"the stored reference of {spec.source.short} names token {highest}, but the model knows "
+                f"{model.loaded.vocabulary}: it is of another model; `pytest-quant reference list` shows it"
+            )
+        self._checked.add(model)
 
     def _stack(self) -> str:
         """What a reference's numbers depend on besides the reference, as the name of a folder: what one stack learned
@@ -221,14 +240,15 @@ class Quality:
         (LLM.int8 looks for outliers in the whole batch), so it has none."""
         if model.format.input_activations is not None:
             return 1
-        longest = max(len(piece.tokens) for window in windows.drawn for piece in window.pieces)
-        return min(model.loaded.windows_at_once(longest), self._most)
+        if self._longest == 0:
+            self._longest = max(len(piece.tokens) for window in windows.drawn for piece in window.pieces)
+        return min(model.loaded.windows_at_once(self._longest), self._most)
 
     def _reference_can_be_had(self, spec: ModelSpec, *, needed: bool) -> bool:
-        """Whether the reference can be run here. One that was stored on purpose, whole, stands for it always. Raises
-        :class:`Unsupported` where it is ``needed`` and neither can be had."""
+        """Whether the reference is to be run here: an imported one that is whole stands for it always, one that was
+        built here where nothing more is ``needed``. Raises :class:`Unsupported` where none can be had."""
         known = self.known(spec)
-        if known.on_purpose and known.complete:
+        if known.complete and (known.imported or (known.on_purpose and not needed)):
             return False
         try:
             self._model(spec, spec.reference)

@@ -163,7 +163,7 @@ class Run:
         outcomes: list[Outcome] = []
         item.stash[OUTCOMES] = outcomes
         cannot: list[BaseException] = []
-        changed = self.session.models.drop_changed() if questions else []
+        changed = self.session.drop_changed() if questions else []
         for name, gate in questions:
             if changed:
                 error = NotMeasured(
@@ -232,7 +232,7 @@ class Run:
             self.session.models.keep(())
             return
         if self.target(item) is not None:
-            self.session.models.drop_changed()
+            self.session.drop_changed()
         target = self.target(nextitem)
         if target is not None and not target.imperative:
             needed = {(target.spec, name) for name in (*target.formats, target.spec.reference)}

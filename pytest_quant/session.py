@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from types import MappingProxyType
@@ -20,6 +22,8 @@ from pytest_quant.settings import Settings
 from pytest_quant.spec import ModelSpec
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pytest_quant.engines.source import ModelSource
     from pytest_quant.hardware import Device
     from pytest_quant.hardware.matrix import Matrix, Support
@@ -111,6 +115,18 @@ class Session:
             return self._in_memory(gate.metric, lambda: self._quality(spec, format_name, gate, enough, shares))
         return self._in_memory(gate.metric, lambda: self._once(spec, format_name, gate))
 
+    def drop_changed(self) -> list[str]:
+        """Give back every model that a test's body changed, and forget what it answered; returns their formats."""
+        changed = self.models.drop_changed()
+        for spec, _ in changed:
+            self.quality.forget(spec)
+        return [name for _, name in changed]
+
+    def build_reference(self, spec: ModelSpec) -> tuple[Path, float]:
+        """Score the reference on every window and store it; its path, and its floor in nats a token."""
+        path = self._in_memory("the reference", lambda: self.quality.build_reference(spec))
+        return path, self._in_memory("the reference again", lambda: self.quality.floor(spec))
+
     def reference_now(self, spec: ModelSpec, count: int) -> list[float]:
         """NLL of the first windows as the reference gives it now, whatever was stored. Raises :class:`NotMeasured` and
         the like where it cannot be had."""
@@ -142,13 +158,14 @@ class Session:
         from pytest_quant.stats.sequence import MIN_WINDOWS, next_look
 
         self.model(spec, format_name)  # a format that cannot run here is skipped before anything is scored
+        self._require_unchanged(spec)
         pair = self.quality.pair(spec, format_name, gate)
         total = self.quality.total(spec)
         alpha = (1.0 - self.settings.confidence) / questions
         early = bool(gate.limits) and not self.settings.full
         look = min(MIN_WINDOWS, total) if early else total
         shown = ""
-        try:
+        with self._saving(spec):
             while True:
                 while len(pair.scores) < look:
                     self.quality.extend(spec, format_name, pair)
@@ -161,8 +178,26 @@ class Session:
                         look = min(next_look(len(pair.scores)), total)
                         continue
                 return self._from_windows(spec, format_name, gate, pair, alpha, at_the_end=True)
-        finally:
-            self.quality.save(spec)
+
+    def _require_unchanged(self, spec: ModelSpec) -> None:
+        """:class:`NotMeasured` where a test changed a model that is to be scored: its word would be kept for others."""
+        if changed := [name for of, name in self.models.changed() if of == spec]:
+            raise NotMeasured(
+                f"the test's body changed the {' and the '.join(changed)} model that its gates would measure (modules, "
+                f"hooks, mode or weights); change a copy"
+            )
+
+    @contextlib.contextmanager
+    def _saving(self, spec: ModelSpec) -> Iterator[None]:
+        """Keep what was learned of the reference, also where the work was interrupted; then without a word."""
+        try:
+            yield
+        except BaseException:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.quality.save(spec)
+            raise
+        self.quality.save(spec)
 
     def _from_windows(
         self, spec: ModelSpec, format_name: str, gate: Gate, pair: Pair, alpha: float, *, at_the_end: bool
@@ -172,9 +207,6 @@ class Session:
 
         evidence = self.quality.evidence(spec, format_name, pair)
         evidence.check()
-        model = self.model(spec, format_name)
-        if model.proof.reference_difference is None:
-            model.loaded.proof = model.proof.compared(evidence.difference, spec.reference)
         found = answer(gate, evidence, alpha, all_quantities=at_the_end)
         known = self.quality.known(spec)
         caveat = (

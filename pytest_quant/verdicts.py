@@ -202,6 +202,8 @@ class Judge:
     ) -> BaselineVerdict:
         moved = change(now, entry, self._gate.min_effect)
         reason = moved.reason
+        if moved.verdict is Verdict.REGRESSED and now.windows is not None and now.windows[0] < now.windows[1]:
+            moved = replace(moved, verdict=Verdict.INCONCLUSIVE)  # the limit broke first: no more windows were scored
         if moved.verdict is Verdict.REGRESSED and self._gate.is_quality:
             reason += f"; {_blame(now, entry, reference_now)}"
         return BaselineVerdict(moved.verdict, entry.value, moved.shown, reason)

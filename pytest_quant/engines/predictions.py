@@ -57,11 +57,11 @@ class Top:
 
 @dataclass(frozen=True)
 class Compared:
-    """One model against another, by row: NLL in nats, the most probable token, log-probabilities ``(R, K)`` at the
-    other's top tokens, KL in nats."""
+    """One model against another, by row: NLL in nats, whether the other's most probable token is this one's too (or as
+    probable as that), log-probabilities ``(R, K)`` at the other's top tokens, KL in nats."""
 
     nll: NDArray[np.float32]
-    first: NDArray[np.int64]
+    agree: NDArray[np.bool_]
     at_top: NDArray[np.float32]
     kl: NDArray[np.float32] | None = None
 
@@ -80,7 +80,9 @@ def top(predictions: Predictions, count: int) -> tuple[NDArray[np.float32], Top]
 
 def against_top(predictions: Predictions, ids: NDArray[np.uint32]) -> Compared:
     """What a model says where a stored reference kept its top tokens ``ids`` ``(R, K)``."""
-    return _joined([(rows.nll(), rows.first(), rows.at(ids[rows.place])) for rows in _chunks(predictions)])
+    return _joined(
+        [(rows.nll(), rows.lead(ids[rows.place]), rows.at(ids[rows.place])) for rows in _chunks(predictions)]
+    )
 
 
 def against(reference: Predictions, predictions: Predictions, count: int) -> tuple[NDArray[np.float32], Top, Compared]:
@@ -92,7 +94,7 @@ def against(reference: Predictions, predictions: Predictions, count: int) -> tup
     for theirs, ours in zip(_chunks(reference), _chunks(predictions), strict=True):
         found = (theirs.nll(), *theirs.top(count))
         kept.append(found)
-        part = (ours.nll(), ours.first(), ours.at(found[1]))
+        part = (ours.nll(), ours.lead(found[1]), ours.at(found[1]))
         log_p, log_q = theirs.log_probabilities(), ours.log_probabilities()
         # a token that the reference rules out adds nothing, whatever the other says of it; NaN stays NaN
         ruled_out = log_p.isneginf() & ~log_q.isnan()
@@ -115,26 +117,29 @@ class _Rows:
     def nll(self) -> NDArray[np.float32]:
         return _numpy((self._total - self._logits.gather(1, self._labels[:, None]))[:, 0])
 
-    def first(self) -> NDArray[np.int64]:
-        return _numpy(self._logits.argmax(-1))
+    def lead(self, ids: NDArray[np.uint32]) -> NDArray[np.bool_]:
+        """Whether no token has more than the first of ``ids``."""
+        return _numpy(self._logits.gather(1, self._index(ids[:, :1]))[:, 0] == self._logits.amax(-1))
 
     def at(self, ids: NDArray[np.uint32]) -> NDArray[np.float32]:
+        return _numpy(self._logits.gather(1, self._index(ids)) - self._total)
+
+    def _index(self, ids: NDArray[np.uint32]) -> torch.Tensor:
         import numpy as np
         import torch
 
-        wanted = torch.as_tensor(ids.astype(np.int64), device=self._logits.device)
-        return _numpy(self._logits.gather(1, wanted) - self._total)
+        return torch.as_tensor(ids.astype(np.int64), device=self._logits.device)
 
     def top(self, count: int) -> tuple[NDArray[np.uint32], NDArray[np.float16], NDArray[np.float32]]:
         import numpy as np
 
         found = self._logits.topk(min(count, self._logits.shape[1]), -1)
-        log_probs = found.values - self._total
-        rest = (1.0 - log_probs.double().exp().sum(-1)).clamp_min(_LEAST_REST).log()
+        log_probs = _numpy(found.values - self._total)
+        rest = np.log(np.maximum(1.0 - np.exp(log_probs.astype(np.float64)).sum(-1), _LEAST_REST))
         return (
             _numpy(found.indices).astype(np.uint32),
-            _numpy(log_probs).clip(-60000.0, 0.0).astype(np.float16),
-            _numpy(rest).astype(np.float32),
+            log_probs.clip(-60000.0, 0.0).astype(np.float16),
+            rest.astype(np.float32),
         )
 
     def log_probabilities(self) -> torch.Tensor:

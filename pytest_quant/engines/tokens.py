@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_DATE = "26 Jul 2024"
+"""For chat templates that would print today's: tomorrow it would be another text."""
+
+
 class Tokens:
     """A tokenizer and what protocols ask of it."""
 
@@ -37,7 +41,11 @@ class Tokens:
             )
         try:
             with quiet():
-                return str(self._tokenizer.apply_chat_template([dict(each) for each in messages], tokenize=False))
+                return str(
+                    self._tokenizer.apply_chat_template(
+                        [dict(each) for each in messages], tokenize=False, date_string=_DATE
+                    )
+                )
         except Exception as error:
             reason = (str(error) or type(error).__name__).strip().splitlines()[0][:300]
             roles = ", ".join(message["role"] for message in messages[:6])

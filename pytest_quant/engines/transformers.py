@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pytest_quant.engines import predictions
@@ -33,7 +33,7 @@ class TransformersModel:
         self.tokenizer = tokenizer
         self.device = device
         self.proof = proof
-        self._head: Any = None
+        self._head: Callable[[torch.Tensor], torch.Tensor] | None = None
         self._settle()
         self._head = self._separable_head()
         self._stamp = stamp(model)
@@ -66,7 +66,10 @@ class TransformersModel:
                 return Predictions(logits[:, scored_from - 1 :].flatten(0, 1), None, labels, logits.shape[-1])
             states = self.model.base_model(inputs, use_cache=False).last_hidden_state
             return Predictions(
-                states[:, scored_from - 1 :].flatten(0, 1), self._head, labels, self._head.weight.shape[0]
+                states[:, scored_from - 1 :].flatten(0, 1),
+                self._head,
+                labels,
+                self.model.get_output_embeddings().out_features,
             )
 
     def token_nll(self, windows: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -108,7 +111,7 @@ class TransformersModel:
         It depends on the kind of device and its memory, never on what is free just now, so that the same code gives
         the same bits. On a CPU more than one is no faster.
         """
-        if self.device.kind == "cpu" or self.device.memory_bytes is None:
+        if self.device.kind == "cpu" or self.device.memory_bytes is None or self._head is None:
             return 1
         width = int(getattr(self.model.config.get_text_config(), "hidden_size", 4096))
         spare = self.device.memory_bytes / 16
@@ -175,8 +178,8 @@ class TransformersModel:
         self.token_nll(np.zeros((1, 2), dtype=np.int64))
 
     def _separable_head(self) -> Any:
-        """The output head, if hidden states through it are the model's logits to the bit; None where the model does
-        more to them (scales them, caps them), so that the logits must be taken from the model as a whole."""
+        """The output head, with the scaling or capping that the model's config names, if hidden states through it are
+        the model's logits to the bit; None where the model does more to them, so that logits are taken as a whole."""
         import torch
 
         head, base = self.model.get_output_embeddings(), self.model.base_model
@@ -188,7 +191,8 @@ class TransformersModel:
             if states is None or states.shape[-1] != head.in_features:
                 return None
             whole = self.model(tokens, use_cache=False).logits
-            return head if torch.equal(head(states), whole) else None
+            heads = _heads(head, self.model.config.get_text_config())
+            return next((found for found in heads if torch.equal(found(states), whole)), None)
 
     @property
     def _place(self) -> str:
@@ -215,3 +219,17 @@ class TransformersModel:
             torch.xpu.synchronize()
         elif self.device.kind == "mps":
             torch.mps.synchronize()
+
+
+def _heads(head: Any, config: Any) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
+    """What models do with hidden states to make logits of them: nothing but the head, cap them (Gemma), scale them
+    (Cohere, Granite)."""
+    import torch
+
+    yield head
+    if cap := getattr(config, "final_logit_softcapping", None):
+        yield lambda states: torch.tanh(head(states) / cap) * cap
+    if scale := getattr(config, "logit_scale", None):
+        yield lambda states: head(states) * scale
+    if scaling := getattr(config, "logits_scaling", None):
+        yield lambda states: head(states) / scaling

@@ -9,17 +9,25 @@ _SAMPLES = 16
 
 
 def stamp(model: Any) -> tuple[object, ...]:
-    """Equal stamps: the same modules in the same mode, the same parameters in the same place, and the same values
-    at a few places of each. A change of single weights may go unseen; one of a layer, a scale or a mode does not."""
+    """Equal stamps: the same modules with the same hooks in the same mode, the same parameters and buffers in the same
+    place, and the same values at a few places of each. A change of single weights may go unseen; one of a layer, a
+    scale, a hook or a mode does not."""
     import torch
 
-    modules = tuple((name, type(module).__qualname__, module.training) for name, module in model.named_modules())
+    modules = tuple(
+        (name, type(module).__qualname__, module.training, *_hooks(module)) for name, module in model.named_modules()
+    )
     with torch.inference_mode():
         parameters = tuple(
             (name, parameter.data_ptr(), str(parameter.dtype), tuple(parameter.shape), _values(parameter))
-            for name, parameter in model.named_parameters()
+            for name, parameter in (*model.named_parameters(), *model.named_buffers())
         )
     return modules, parameters
+
+
+def _hooks(module: Any) -> tuple[object, ...]:
+    """What stands between a call of a module and its class's forward."""
+    return tuple(module._forward_hooks), tuple(module._forward_pre_hooks), id(vars(module).get("forward"))
 
 
 def _values(parameter: Any) -> tuple[str, ...]:

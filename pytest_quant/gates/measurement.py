@@ -97,6 +97,12 @@ class Measurement:
             raise ValueError(f"{self.metric} compared with NaN, which is neither above nor below anything")
         if not math.isfinite(self.value):
             raise ValueError(f"{self.metric} is {self.value}: NaN and infinity keep no limit")
+        low, high = self.quantity.low, self.quantity.high
+        if self.windows is not None and low != high and low <= number <= high:
+            raise ValueError(
+                f"{self.metric} is {self}, which does not decide whether it is below {number:g}: measure it with that "
+                f"limit, or without one"
+            )
         return self.value < number
 
     def __hash__(self) -> int:

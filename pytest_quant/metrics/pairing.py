@@ -45,7 +45,7 @@ class WindowScore:
     """Of the format, in nats."""
     reference_nll: NDArray[np.float32]
     agree: NDArray[np.bool_]
-    """Whether both have the same most probable token."""
+    """Whether the reference's most probable token is the format's too."""
     bound: NDArray[np.float64]
     """KL(reference || format) over the partition into the reference's top tokens and the rest: a lower bound, nats."""
     kl: NDArray[np.float32] | None = None
@@ -96,7 +96,7 @@ def score_against(model: Scorer, batch: Sequence[Window], known: Sequence[Window
 
     def run(tokens: NDArray[np.int64], scored_from: int, rows: slice) -> dict[str, NDArray[Any]]:
         found = model.against_top(tokens, scored_from, ids[rows])
-        return {"nll": found.nll, "first": found.first, "at_top": found.at_top}
+        return {"nll": found.nll, "agree": found.agree, "at_top": found.at_top}
 
     pairs = zip(batch, _by_window(batch, run), known, strict=True)
     return [_window_score(window, found, reference) for window, found, reference in pairs]
@@ -110,7 +110,7 @@ def score_beside(
     def run(tokens: NDArray[np.int64], scored_from: int, rows: slice) -> dict[str, NDArray[Any]]:
         nll, top, found = model.against(reference, tokens, scored_from, top_k)
         kept = {f"reference_{name}": values for name, values in _kept(nll, top).items()}
-        return {**kept, "nll": found.nll, "first": found.first, "at_top": found.at_top, "kl": found.kl}
+        return {**kept, "nll": found.nll, "agree": found.agree, "at_top": found.at_top, "kl": found.kl}
 
     scored = []
     for window, found in zip(batch, _by_window(batch, run), strict=True):
@@ -161,7 +161,7 @@ def _window_score(window: Window, found: dict[str, NDArray[Any]], known: WindowR
         weight=window.weight,
         nll=found["nll"],
         reference_nll=known.nll,
-        agree=found["first"] == known.top_ids[:, 0],
+        agree=found["agree"],
         bound=coarse_kl(known.top_log_probs, known.rest_log_mass, found["at_top"]),
         kl=found.get("kl"),
     )

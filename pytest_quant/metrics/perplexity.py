@@ -41,7 +41,7 @@ def perplexity_delta(evidence: Evidence, alpha: float) -> tuple[Mapping[str, Qua
         low, high = (perplexity(reference_mean + end) - base for end in (mean.low, mean.high))
     ratio = perplexity(difference.mean)
     quantities = {
-        "delta": Quantity(value - base, low, high, "ppl", base * math.expm1(min(mean.detectable, 700.0))),
+        "delta": Quantity(value - base, low, high, "ppl", base * (perplexity(mean.detectable) - 1.0)),
         "ratio": Quantity(ratio, perplexity(mean.low), perplexity(mean.high), "x", perplexity(mean.detectable) - 1.0),
         "ln_ratio": Quantity(difference.mean, mean.low, mean.high, "nats", mean.detectable),
     }

@@ -67,14 +67,21 @@ class Store:
         """
         return self._best(key.digest)
 
-    def write(self, reference: StoredReference) -> Path:
+    def write(self, reference: StoredReference, *, anew: bool = False) -> Path:
         """Store `reference` as built, unless as many windows or more of its key are there; the path of what now is.
+        `anew` replaces only what has as many windows or fewer, and refuses to replace what has more.
 
         A damaged file is replaced. Raises StoreError, with what was there untouched, if the reference is unsound, a
         newer version lies there, the lock cannot be had, or the system refuses (disk full, read-only, ...).
         """
         path = self.path(reference.key.digest)
-        self._put(path, reference, encode(reference), at_least=len(reference.windows))
+        longest = len(reference.windows)
+        kept = self._put(path, reference, encode(reference), at_least=longest + anew)
+        if kept is not None and anew:
+            raise StoreError(
+                f"{path}: holds {len(kept.windows)} windows, more than the {longest} that were built now, and is kept. "
+                "Delete it first if the shorter one is to be used."
+            )
         return path
 
     def export(self, which: ReferenceKey | str, target: Path) -> Path:

@@ -103,8 +103,9 @@ def test_each_row_is_what_full_logits_say(pair, chunk, tokens, scored_from):
     assert top.log_probs.astype(float) == pytest.approx(p.top(12), rel=1e-3)
     assert np.exp(top.rest) == pytest.approx(1.0 - np.exp(p.top(12)).sum(1), abs=2e-6)
     assert compared.at_top == pytest.approx(np.take_along_axis(q.log_p, ids, 1), abs=2e-5)
-    best = np.take_along_axis(q.log_p, compared.first[:, None], 1)[:, 0]
-    assert best == pytest.approx(q.log_p.max(1), abs=2e-5)
+    leading = np.take_along_axis(q.log_p, ids[:, :1], 1)[:, 0]
+    assert leading[compared.agree] == pytest.approx(q.log_p.max(1)[compared.agree], abs=2e-5)
+    assert (leading[~compared.agree] < q.log_p.max(1)[~compared.agree]).all()
 
 
 @pytest.mark.parametrize("tokens", BATCHES.values(), ids=BATCHES.keys())
@@ -120,7 +121,7 @@ def test_every_question_gives_the_same_bits(pair, chunk, tokens):
     assert np.array_equal(nll, again)
     for field in ("ids", "log_probs", "rest"):
         assert np.array_equal(getattr(top, field), getattr(also, field)), field
-    for field in ("nll", "first", "at_top"):
+    for field in ("nll", "agree", "at_top"):
         assert np.array_equal(getattr(compared, field), getattr(stored, field)), field
     assert np.array_equal(compared.nll, plain)
     assert np.array_equal(compared.nll, model.top(tokens, 1, 3)[0])
@@ -145,7 +146,7 @@ def test_the_types_are_those_that_are_stored(llamas):
         "float16",
         "float32",
     )
-    assert (compared.nll.dtype, compared.first.dtype, compared.at_top.dtype) == ("float32", "int64", "float32")
+    assert (compared.nll.dtype, compared.agree.dtype, compared.at_top.dtype) == ("float32", "bool", "float32")
     assert top.ids.shape == (60, 256), "a vocabulary smaller than K is kept whole"
     assert (top.rest < -10.0).all()
     assert np.isfinite(top.rest).all()
@@ -155,7 +156,15 @@ def test_a_model_against_itself_diverges_by_nothing(llamas, chunk):
     reference, _ = llamas
     _, top, compared = reference.against(reference, TOKENS, 1, 4)
     assert (compared.kl == 0.0).all()
-    assert np.array_equal(compared.first, top.ids[:, 0])
+    assert compared.agree.all()
+    assert top.ids.shape[1] == 4
+
+
+def test_tokens_that_are_equally_probable_are_no_disagreement():
+    """In 16 bits the two best logits are often the same number; which of them comes first is no answer."""
+    tied = [[1.0, 3.0, 3.0, 0.0], [2.0, 2.0, 2.0, 2.0]]
+    _, _, compared = predictions.against(rows(tied, [0, 1]), rows(tied, [0, 1]), 2)
+    assert compared.agree.tolist() == [True, True]
 
 
 def test_the_head_is_taken_apart_and_says_what_the_whole_model_says(pair, chunk, monkeypatch):
@@ -167,7 +176,7 @@ def test_the_head_is_taken_apart_and_says_what_the_whole_model_says(pair, chunk,
     _, _, whole = model.against(reference, TOKENS, 6, 12)
     for field in ("nll", "at_top", "kl"):
         assert getattr(apart, field) == pytest.approx(getattr(whole, field), abs=2e-5), field
-    assert (apart.first == whole.first).mean() > 0.95
+    assert (apart.agree == whole.agree).mean() > 0.95
 
 
 def test_the_last_token_is_never_an_input(pair):
@@ -206,8 +215,8 @@ def gemma() -> Any:
     return Gemma2ForCausalLM(config)
 
 
-@pytest.mark.parametrize("make, apart", [(lambda: granite(3.0), False), (lambda: granite(1.0), True), (gemma, False)])
-def test_a_model_that_does_more_to_its_logits_is_taken_whole(make, apart):
+@pytest.mark.parametrize("make, apart", [(lambda: granite(3.0), True), (lambda: granite(1.0), True), (gemma, True)])
+def test_logits_that_a_config_scales_or_caps_are_made_from_hidden_states_too(make, apart):
     import torch
 
     from pytest_quant.engines.transformers import TransformersModel
@@ -250,7 +259,7 @@ def test_two_rows_by_hand():
     assert nll == pytest.approx([math.log(2), math.log(4)], rel=1e-6)
     assert compared.nll == pytest.approx([math.log(4 / 3), math.log(4)], rel=1e-6)
     assert compared.kl == pytest.approx([0.5 * math.log(2 / 3) + 0.5 * math.log(2), 0.0], rel=1e-5, abs=1e-7)
-    assert compared.first.tolist() == [0, 0]
+    assert compared.agree.tolist() == [True, True]
     assert top.ids[1].tolist() == [0]
     assert top.rest == pytest.approx([math.log(0.5), math.log(0.25)], rel=1e-6)
 

@@ -192,3 +192,15 @@ print(*found, *{"torch", "pytest", "_pytest"} & set(sys.modules))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["passed", "passed"]
+
+
+def test_a_sample_that_was_taken_for_another_limit_does_not_answer():
+    """Stopped early for a limit of 10, it may not say whether the value is below 1."""
+    sampled = measured(1.3, 0.6, 2.0, windows=(8, 220))
+    assert sampled < 10.0
+    assert sampled > 0.5
+    with pytest.raises(ValueError, match="does not decide whether it is below 1"):
+        assert sampled > 1.0
+    with pytest.raises(ValueError, match="measure it with that limit"):
+        assert sampled <= 1.0
+    assert measured(1.3, windows=(220, 220)) > 1.0

@@ -53,9 +53,12 @@ class Run:
     def cache(self) -> Path:
         return self.folder / "cache"
 
+    def settings(self, **changed: Any) -> Settings:
+        given = {"corpus": str(self.folder / "corpus.txt"), "protocol": "gptq-16", "cache_dir": self.cache}
+        return Settings(**{**given, **changed})
+
     def session(self, *, without: tuple[str, ...] = (), **changed: Any) -> Session:
-        given = {"corpus": str(self.folder / "corpus.txt"), "protocol": "gptq-16", "cache_dir": self.cache, **changed}
-        session = Session(Settings(**given), Quiet())
+        session = Session(self.settings(**changed), Quiet())
         load = session.models.get
 
         def get(spec: ModelSpec, name: str) -> Any:
@@ -218,12 +221,43 @@ def test_a_reference_that_was_stored_on_purpose_need_not_be_loaded(run, gate):
     assert bool(measured.lower_bounds) == (gate.metric == "kl_divergence")
 
 
-def test_a_reference_that_was_stored_on_purpose_stands_for_one_that_could_be_loaded(run):
+def test_a_reference_that_was_built_here_stands_for_one_where_a_bound_is_enough(run):
     run.session().quality.build_reference(run.spec)
     run.scored.clear()
-    session = run.session()
-    assert session.measure(run.spec, "int8", KL).main == "bound"
+    assert run.session().measure(run.spec, "int8", PERPLEXITY).reference_stored == WINDOWS
     assert run.scored == {"int8": WINDOWS}
+    assert run.session().measure(run.spec, "int8", KL).main == "mean", "both models fit, so both are run"
+    assert run.scored == {"int8": 2 * WINDOWS, "fp32": WINDOWS}
+
+
+def test_an_imported_reference_always_stands_for_the_model(run):
+    path = run.session().quality.build_reference(run.spec)
+    other = run.folder / "elsewhere"
+    Store(other).import_(path)
+    run.scored.clear()
+    assert run.session(cache_dir=other).measure(run.spec, "int8", KL).main == "bound"
+    assert run.scored == {"int8": WINDOWS}
+
+
+@pytest.mark.parametrize("who", ["fp32", "int8"])
+def test_a_model_that_somebody_changed_is_not_measured_and_nothing_is_kept_of_it(run, who):
+    session = Session(run.settings(), Quiet())
+    hook = session.model(run.spec, who).model.register_forward_hook(lambda *_: None)
+    with pytest.raises(NotMeasured, match=f"the test's body changed the {who} model"):
+        session.measure(run.spec, "int8", PERPLEXITY)
+    assert run.stored() == []
+    hook.remove()
+    assert session.measure(run.spec, "int8", PERPLEXITY).windows == (WINDOWS, WINDOWS)
+
+
+def test_what_a_changed_model_answered_is_forgotten(run):
+    session = Session(run.settings(), Quiet())
+    session.measure(run.spec, "int8", PERPLEXITY)
+    pair = session.quality.pair(run.spec, "int8", PERPLEXITY)
+    session.model(run.spec, "int8").model.train()
+    assert session.drop_changed() == ["int8"]
+    assert session.quality.pair(run.spec, "int8", PERPLEXITY) is not pair
+    assert session.measure(run.spec, "int8", PERPLEXITY).windows == (WINDOWS, WINDOWS)
 
 
 def test_a_reference_that_is_neither_stored_nor_to_be_had_is_a_skip(run):
@@ -239,12 +273,19 @@ def test_what_was_learned_by_the_way_gives_a_bound_where_the_reference_cannot_be
     assert "lower bound" in measured.caveat
 
 
-def test_a_build_takes_over_what_was_learned_by_the_way(run):
+def test_a_build_believes_nothing_that_is_stored(run):
     run.session().measure(run.spec, "int8", PERPLEXITY)
     run.scored.clear()
-    path = run.session(without=("fp32",)).quality.build_reference(run.spec)
-    assert path == run.stored("references")[0]
-    assert run.scored == {}
+    for _ in range(2):
+        path = run.session().quality.build_reference(run.spec)
+        assert path == run.stored("references")[0]
+    assert run.scored == {"fp32": 2 * WINDOWS}
+
+
+def test_a_build_of_fewer_windows_keeps_the_longer(run):
+    run.session().build_reference(run.spec)
+    with pytest.raises(StoreError, match=f"holds {WINDOWS} windows, more than the 9 that were built now"):
+        run.session(max_windows=9).build_reference(run.spec)
 
 
 def test_an_incomplete_stored_reference_is_extended(run):
@@ -257,8 +298,7 @@ def test_an_incomplete_stored_reference_is_extended(run):
     session.quality.save(run.spec)
     fresh = run.session(cache_dir=run.folder / "other")
     assert alike(pair, whole(fresh, run, "int8", PERPLEXITY))
-    run.scored.clear()
-    assert run.session(without=("fp32",)).quality.knows_reference(run.spec)
+    assert not run.session().quality.knows_reference(run.spec), "what another stack may have begun is not continued"
 
 
 def test_a_longer_stored_reference_serves_fewer_windows(run):
@@ -308,7 +348,7 @@ def test_a_store_of_another_protocol_is_never_used(run, where):
 
 
 def test_a_disk_that_refuses_is_only_a_warning(run, monkeypatch):
-    def refuse(store: Store, reference: Any) -> Path:
+    def refuse(store: Store, reference: Any, anew: bool = False) -> Path:
         raise StoreError(f"{store.folder}: No space left on device (ENOSPC).")
 
     monkeypatch.setattr(Store, "write", refuse)

@@ -85,12 +85,14 @@ def test_a_reference_from_the_store_is_asked_again(tmp_path, by, moved):
     assert (f"did not move ({by:+.5f} nats): it is the quantization" in reason) is not moved
 
 
-@pytest.mark.parametrize("used, count", [(8, 8), (16, 16), (20, 16)])
-def test_it_is_asked_for_no_more_windows_than_were_used(tmp_path, used, count):
+@pytest.mark.parametrize("used", [8, 16, 20])
+def test_nobody_is_blamed_from_a_sample(tmp_path, used):
+    """Where a limit broke first, the baseline's part stays open."""
     kept(tmp_path)
     asked = Asked()
-    said(tmp_path, asked, used=used, reference_stored=used)
-    assert asked.counts == [count]
+    outcome = judge(tmp_path).decide(measured(used=used, by=0.3, reference_stored=used), asked)
+    assert outcome.record["baseline"]["verdict"] == "inconclusive"
+    assert asked.counts == []
 
 
 def test_it_is_asked_only_where_something_regressed(tmp_path):
