@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_quant import baseline
-from pytest_quant.environment import changed_packages
-from pytest_quant.errors import QuantError
-from pytest_quant.gates.gate import LIMITS, QUALITY, Gate, Judgement, judge
-from pytest_quant.gates.measurement import Measurement, Quantity
-from pytest_quant.gates.regression import MIN_EFFECT, change, reference_change
+from pytest_quant import baseline, records
+from pytest_quant.blame import blame
+from pytest_quant.gates.gate import QUALITY, Gate, judge
+from pytest_quant.gates.measurement import Measurement
+from pytest_quant.gates.regression import change
 from pytest_quant.gates.verdict import Verdict
 from pytest_quant.hardware import Device
 
-_CHECKED = 16
-"""Windows that the reference scores again when a regression was found."""
 _STORED = ("weights", "kv_cache")
 """Bytes that depend on the model and not on the device's name: they fall back within one architecture. Peaks and
 speeds never fall back."""
@@ -142,13 +138,13 @@ class Judge:
         breaks_limit = limit.verdict is Verdict.FAILED or (
             limit.verdict is Verdict.INCONCLUSIVE and policy.inconclusive == "fail"
         )
-        record = _record(self._test, self._gate, now, limit)
+        record = records.record(self._test, self._gate, now, limit)
         if policy.compares:
             record["baseline"] = None if found is None else found.record()
         return Outcome(
             record=record,
             breaks=breaks_limit or (found is not None and _breaks(found, policy)),
-            entry=asdict(_entry(now)) if write else None,
+            entry=asdict(records.entry(now)) if write else None,
             question={"metric": now.identity["metric"], "format": now.format},
         )
 
@@ -205,7 +201,7 @@ class Judge:
         if moved.verdict is Verdict.REGRESSED and now.windows is not None and now.windows[0] < now.windows[1]:
             moved = replace(moved, verdict=Verdict.INCONCLUSIVE)  # the limit broke first: no more windows were scored
         if moved.verdict is Verdict.REGRESSED and self._gate.is_quality:
-            reason += f"; {_blame(now, entry, reference_now)}"
+            reason += f"; {blame(now, entry, reference_now)}"
         return BaselineVerdict(moved.verdict, entry.value, moved.shown, reason)
 
 
@@ -234,31 +230,6 @@ def _breaks(found: BaselineVerdict, policy: Policy) -> bool:
     return False
 
 
-def _blame(now: Measurement, entry: baseline.Entry, reference_now: Callable[[int], Sequence[float]] | None) -> str:
-    """Whether the stack drifted or the quantization: does the reference answer now as it did for the baseline?"""
-    versions = changed_packages(entry.recorded.get("packages"))
-    since = f" (since then: {', '.join(versions)})" if versions else " (the same versions of all libraries)"
-    if not isinstance(entry.recorded.get("packages"), Mapping) or not entry.recorded["packages"]:
-        since = ""
-    theirs: Sequence[float] = now.reference_scores or ()
-    unknown = "whether the stack drifted too is not known:"
-    if now.reference_stored:
-        if reference_now is None:
-            return f"{unknown} the reference was not measured again{since}"
-        try:
-            theirs = reference_now(min(_CHECKED, len(now.scores or ())))
-        except QuantError as error:
-            return f"{unknown} the reference cannot be measured here ({error}){since}"
-    if not theirs or not entry.reference_scores or not now.weights:
-        return f"{unknown} the baseline holds no scores of the reference{since}"
-    if not all(math.isfinite(score) for score in theirs):
-        return f"{unknown} the reference answers NaN or infinity here{since}"
-    moved = reference_change(theirs, entry.reference_scores, now.weights)
-    if abs(moved) > MIN_EFFECT["perplexity_delta"]:
-        return f"the reference moved too, by {moved:+.5f} nats: the stack drifted, not only the quantization{since}"
-    return f"the reference did not move ({moved:+.5f} nats): it is the quantization{since}"
-
-
 def _elsewhere(now: Measurement, device: Device, policy: Policy) -> tuple[str, baseline.Entry] | None:
     stored = now.identity["metric"].get("of") in _STORED
     if now.metric not in QUALITY and not stored:
@@ -271,72 +242,3 @@ def _elsewhere(now: Measurement, device: Device, policy: Policy) -> tuple[str, b
         if match.kind == "exact" and match.entry is not None:
             return key, match.entry
     return None
-
-
-def _entry(measurement: Measurement) -> baseline.Entry:
-    quantity = measurement.quantity
-    return baseline.Entry(
-        metric=measurement.metric,
-        format=measurement.format,
-        identity=measurement.identity,
-        value=quantity.value,
-        unit=quantity.unit,
-        low=None if quantity.is_exact else quantity.low,
-        high=None if quantity.is_exact else quantity.high,
-        scores=measurement.scores,
-        reference_scores=measurement.reference_scores,
-        figures=dict(measurement.figures),
-    )
-
-
-def _record(test: str, gate: Gate, measurement: Measurement, limit: Judgement) -> dict[str, Any]:
-    """The documented shape of a measurement in the run record: a field that there is not is absent."""
-    quantity = measurement.quantity
-    record: dict[str, Any] = {
-        "test": test,
-        "metric": measurement.metric,
-        "model": measurement.model,
-        "format": measurement.format,
-        "engine": measurement.engine,
-        **_shape(quantity),
-        "limit": dict(gate.limits),
-        "verdict": str(limit.verdict),
-        "identity": measurement.identity,
-        "proof": dict(measurement.proof),
-    }
-    if gate.parameters:
-        record["parameters"] = dict(gate.parameters)
-    if measurement.reference is not None:
-        record["reference"] = measurement.reference
-    if measurement.confidence is not None:
-        record["confidence"] = measurement.confidence
-    if measurement.windows is not None:
-        record["windows"] = {"used": measurement.windows[0], "total": measurement.windows[1]}
-    if measurement.reference_stored:
-        record["reference_source"] = "stored"
-    if measurement.main == "bound":
-        record["lower_bound"] = True
-    others = {
-        name: {**_shape(q), **({"lower_bound": True} if name in measurement.lower_bounds else {})}
-        for name, q in measurement.quantities.items()
-        if name != measurement.main
-    }
-    if gate.is_quality and others:
-        record["statistics"] = others
-        limited = {LIMITS[gate.metric][name].quantity for name, _ in gate.limits}
-        if len(limited) == 1 and measurement.main not in limited:
-            record["limited"] = limited.pop()
-    if limit.reason:
-        record["reason"] = limit.reason
-    if limit.note:
-        record["note"] = limit.note
-    record.update({name: number for name, number in measurement.figures.items() if math.isfinite(number)})
-    shown = {name: LIMITS[gate.metric][name].shown(name, value) for name, value in gate.limits}
-    record["limit_shown"] = ", ".join(shown.values())
-    return record
-
-
-def _shape(quantity: Quantity) -> dict[str, Any]:
-    """A quantity as plain data; an end that is not bounded is absent."""
-    numbers = {"value": quantity.value, "low": quantity.low, "high": quantity.high}
-    return {**{name: number for name, number in numbers.items() if math.isfinite(number)}, "unit": quantity.unit}

@@ -1,0 +1,79 @@
+"""Measurements as plain data: in the run record, and in a baseline."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pytest_quant import baseline
+from pytest_quant.gates.gate import LIMITS, Gate, Judgement
+from pytest_quant.gates.measurement import Measurement, Quantity
+
+
+def entry(measurement: Measurement) -> baseline.Entry:
+    """What a baseline keeps of a measurement."""
+    quantity = measurement.quantity
+    return baseline.Entry(
+        metric=measurement.metric,
+        format=measurement.format,
+        identity=measurement.identity,
+        value=quantity.value,
+        unit=quantity.unit,
+        low=None if quantity.is_exact else quantity.low,
+        high=None if quantity.is_exact else quantity.high,
+        scores=measurement.scores,
+        reference_scores=measurement.reference_scores,
+        figures=dict(measurement.figures),
+    )
+
+
+def record(test: str, gate: Gate, measurement: Measurement, limit: Judgement) -> dict[str, Any]:
+    """The documented shape of a measurement in the run record: a field that there is not is absent."""
+    quantity = measurement.quantity
+    data: dict[str, Any] = {
+        "test": test,
+        "metric": measurement.metric,
+        "model": measurement.model,
+        "format": measurement.format,
+        "engine": measurement.engine,
+        **_shape(quantity),
+        "limit": dict(gate.limits),
+        "verdict": str(limit.verdict),
+        "identity": measurement.identity,
+        "proof": dict(measurement.proof),
+    }
+    if gate.parameters:
+        data["parameters"] = dict(gate.parameters)
+    if measurement.reference is not None:
+        data["reference"] = measurement.reference
+    if measurement.confidence is not None:
+        data["confidence"] = measurement.confidence
+    if measurement.windows is not None:
+        data["windows"] = {"used": measurement.windows[0], "total": measurement.windows[1]}
+    if measurement.reference_stored:
+        data["reference_source"] = "stored"
+    if measurement.main == "bound":
+        data["lower_bound"] = True
+    others = {
+        name: {**_shape(q), **({"lower_bound": True} if name in measurement.lower_bounds else {})}
+        for name, q in measurement.quantities.items()
+        if name != measurement.main
+    }
+    if gate.is_quality and others:
+        data["statistics"] = others
+        limited = {LIMITS[gate.metric][name].quantity for name, _ in gate.limits}
+        if len(limited) == 1 and measurement.main not in limited:
+            data["limited"] = limited.pop()
+    if limit.reason:
+        data["reason"] = limit.reason
+    if limit.note:
+        data["note"] = limit.note
+    data.update({name: number for name, number in measurement.figures.items() if math.isfinite(number)})
+    data["limit_shown"] = ", ".join(LIMITS[gate.metric][name].shown(name, value) for name, value in gate.limits)
+    return data
+
+
+def _shape(quantity: Quantity) -> dict[str, Any]:
+    """A quantity as plain data; an end that is not bounded is absent."""
+    numbers = {"value": quantity.value, "low": quantity.low, "high": quantity.high}
+    return {**{name: number for name, number in numbers.items() if math.isfinite(number)}, "unit": quantity.unit}
