@@ -1,10 +1,10 @@
 """The scoring loop against a bare forward pass, in tokens a second and in memory.
 
-    python benchmarks/scoring_loop.py .models/SmolLM2-135M-Instruct [--rounds 7]
+    python benchmarks/scoring_loop.py .models/SmolLM2-135M-Instruct [--rounds 7] [--formats fp32,int8,nf4]
 
-Both see the same batches in turn in one run; the ratio is that of the median times. The bare pass is
-``model(tokens)`` with all its logits, and nothing is done with them. Memory is what torch allocates at most above what
-was held before, on a small model with a vocabulary of 256,000.
+Both see the same batches in turn in one run; the figure is the median, over rounds, of the ratio within a round. The
+bare pass is ``model(tokens)`` with all its logits, and nothing is done with them. Memory is what torch allocates at
+most above what was held before, on a small model with a vocabulary of 256,000.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def speed(model: str, rounds: int) -> None:
+def speed(model: str, rounds: int, formats: Sequence[str]) -> None:
     tokens, longest = loading.open_tokens(ModelSource(model))
     drawn = protocols.draw(texts.load("python-docs"), protocols.parse("gptq-512"), tokens, max_length=longest)
     windows = drawn.drawn[:WINDOWS]
@@ -59,7 +59,7 @@ def speed(model: str, rounds: int) -> None:
     print(
         f"{WINDOWS} windows of 512 tokens, one at a time, median of {rounds} rounds: tokens/s over a bare forward pass"
     )
-    for name in ("fp32", "int8", "nf4"):
+    for name in formats:
         held = reference if name == "fp32" else load(model, name)
 
         def against(held: Any = held) -> None:
@@ -86,12 +86,15 @@ def speed(model: str, rounds: int) -> None:
                 taken = seconds(work[what])
                 if done:
                     times[what].append(taken)
-        middle = {what: statistics.median(taken) for what, taken in times.items()}
         for what in work:
             if not what.startswith("bare"):
-                base = middle["bare, both"] if what.startswith("beside") else middle["bare"]
-                rate = WINDOWS * 511 / middle[what]
-                print(f"  {name:5} {what:42} {base / middle[what]:.3f}   ({rate:,.0f} tokens/s)")
+                base = times["bare, both" if what.startswith("beside") else "bare"]
+                ratios = sorted(one / other for one, other in zip(base, times[what], strict=True))
+                rate = WINDOWS * 511 / statistics.median(times[what])
+                print(
+                    f"  {name:5} {what:42} {statistics.median(ratios):.3f}   from {ratios[0]:.3f} to {ratios[-1]:.3f} "
+                    f"({rate:,.0f} tokens/s)"
+                )
 
 
 def memory() -> None:
@@ -136,6 +139,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("model")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--formats", default="fp32,int8,nf4")
     told = parser.parse_args()
-    speed(told.model, told.rounds)
+    speed(told.model, told.rounds, told.formats.split(","))
     memory()
