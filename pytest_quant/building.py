@@ -53,7 +53,7 @@ def build(told: argparse.Namespace) -> int:
         cache_dir=expanded(told.cache_dir) if told.cache_dir else user_cache(),
     )
     spec = ModelSpec(ModelSource(told.model, told.revision, told.trust_remote_code), told.reference)
-    session = Session(settings, _Line() if sys.stderr.isatty() else Quiet())
+    session = Session(settings, Line() if sys.stderr.isatty() else Quiet())
     session.check(spec, spec.reference)
     path, floor = session.build_reference(spec)
     print(commands.table([entry for entry in commands.store(told).entries() if entry.path == path]))
@@ -64,7 +64,7 @@ def build(told: argparse.Namespace) -> int:
     return 0
 
 
-class _Line(Progress):
+class Line(Progress):
     """One line on a terminal's standard error that replaces itself."""
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from pytest_quant import __version__, building
+from pytest_quant import __version__, building, doctor, quantize
 from pytest_quant.errors import QuantError, StoreWarning, UsageError
 from pytest_quant.hardware import Device, detect, matrix, specs
 from pytest_quant.reference import commands as reference
@@ -47,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--diff", metavar="NAME", help="print the cells in which another matrix differs, with sources")
     command.set_defaults(run=_matrix)
+    doctor.add(commands, _device)
     building.add(reference.add(commands))
+    quantize.add(commands)
     return parser
 
 

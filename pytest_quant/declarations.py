@@ -23,22 +23,26 @@ FORMATS = (
     "int8-weight-only",
     "w8a8",
     "int4",
+    "int4-unpacked",
+    "w4a16",
     "awq",
     "gptq",
     "mxfp4",
     "nvfp4",
+    "nvfp4-weight-only",
     "gguf",
 )
-"""The names of :data:`pytest_quant.formats.registry.FORMATS`."""
+"""The built-in formats of :mod:`pytest_quant.formats.registry`, those apart that name their library (``int4@hqq``)."""
 FORMAT = "quant_format"
 """The fixture that a test's format is parametrized by."""
 FORMAT_FIXTURES = {f"{name.replace('-', '_')}_model": name for name in FORMATS}
-_FIXTURES = frozenset({FORMAT, "quant_model", "reference_model", "quant_measure", *FORMAT_FIXTURES})
+_FIXTURES = frozenset({FORMAT, "quant_model", "reference_model", "quant_measure", "calibration_set", *FORMAT_FIXTURES})
 
 LATER = ("task_accuracy",)
 """Announced, and an error until they measure: a gate that does nothing would be a green that means nothing."""
 MARKERS = {
-    "quant": "(model, formats, reference, engine, revision, trust_remote_code, require_native): model and formats",
+    "quant": "(model, formats, reference, engine, revision, trust_remote_code, require_native, checkpoints, quantize): "
+    "model and formats",
     "perplexity_delta": "(max, max_ratio, min_effect): perplexity above the reference's",
     "kl_divergence": "(max, p90, p95, p99, p999, max_bound, min_effect): nats a token from the reference",
     "token_agreement": "(min, min_effect): share of tokens that the reference puts first too",
@@ -54,11 +58,19 @@ OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("quant-formats", "A,B", "the formats to test, e.g. int8,nf4; deselects the marked formats that it does not name"),
     ("quant-reference", "FORMAT", "the unquantized format that deltas are taken against (default: fp16)"),
     ("quant-engine", "ENGINE", "what executes the model (default: transformers)"),
-    ("quant-corpus", "NAME", "python-docs (default), wikitext2, or the path of a text, JSONL or Parquet file"),
+    (
+        "quant-corpus",
+        "NAME",
+        "python-docs (default), python-docstrings, wikitext2, or the path of a text, JSONL or Parquet file",
+    ),
     ("quant-protocol", "NAME", "gptq-L, hf-strided-L-S, llamacpp-L or lm-eval-word (default: gptq-2048)"),
     ("quant-max-windows", "N", "a fixed seeded subset of N windows becomes the finite population"),
     ("quant-confidence", "P", "confidence of a whole gate's verdict, however early (default: 0.99)"),
     ("quant-matrix", "NAME", "support matrix: corrected (default), lesson, or the path of a TOML file"),
+    ("quant-checkpoints", "FORMAT=PLACE,...", "what was quantized beforehand: a folder, a file or a hub id"),
+    ("quant-calibration", "MIX", "NAME or 0.5*NAME,0.5*OTHER: what quantizers see (default: python-docstrings)"),
+    ("quant-calibration-samples", "N", "windows of the calibration set (default: 128)"),
+    ("quant-calibration-tokens", "N", "tokens of a calibration window (default: 2048)"),
     ("quant-baseline-path", "DIR", "where baselines are (default: quant-baselines, below the rootdir)"),
     (
         "quant-missing",
@@ -112,6 +124,11 @@ def add_options(parser: pytest.Parser) -> None:
         "other identities and of tests that are gone",
     )
     group.addoption("--quant-full", action="store_true", help="score all windows: no verdict before the end")
+    group.addoption(
+        "--quant-quantize",
+        action="store_true",
+        help="make the checkpoint of a format where there is none; kept in the cache",
+    )
     group.addoption("--quant-json", metavar="PATH", default=None, help="write the whole run as JSON")
     group.addoption(
         "--quant-plan", action="store_true", help="print what would run and what would be skipped, and load nothing"
@@ -123,6 +140,7 @@ def add_options(parser: pytest.Parser) -> None:
         "--quant-chat-template", action="store_true", help="render each document with the tokenizer's chat template"
     )
     parser.addini("quant_full", "score all windows: no verdict before the end", type="bool", default=False)
+    parser.addini("quant_quantize", "make checkpoints that are not there", type="bool", default=False)
     parser.addini("quant_chat_template", "render documents with the chat template", type="bool", default=False)
     parser.addini("quant_revision", "branch, tag or commit of a hub model", default=None)
     parser.addini("quant_trust_remote_code", "run code that comes with a hub model", type="bool", default=False)

@@ -14,7 +14,22 @@ from typing import Any
 
 from pytest_quant.hardware import Device
 
-_PACKAGES = ("pytest-quant", "torch", "transformers", "bitsandbytes", "accelerate", "numpy")
+_PACKAGES = (
+    "pytest-quant",
+    "torch",
+    "transformers",
+    "accelerate",
+    "numpy",
+    "bitsandbytes",
+    "torchao",
+    "optimum-quanto",
+    "hqq",
+    "gptqmodel",
+    "auto-round",
+    "compressed-tensors",
+    "llmcompressor",
+    "gguf",
+)
 
 
 def describe_hardware(device: Device) -> dict[str, Any]:

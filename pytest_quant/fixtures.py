@@ -12,6 +12,7 @@ from pytest_quant.errors import Unsupported, UsageError
 from pytest_quant.run import ASKED, Run, skipped
 
 if TYPE_CHECKING:
+    from pytest_quant.corpora.calibration import CalibrationSet
     from pytest_quant.gates.measurement import Measurement
     from pytest_quant.hardware import Device
     from pytest_quant.hardware.matrix import Support
@@ -31,9 +32,10 @@ def quant_hardware(pytestconfig: pytest.Config) -> Device:
 def quant_support(pytestconfig: pytest.Config) -> Callable[[str], Support]:
     """Ask the support matrix: ``quant_support("fp8").status`` is native, dequantized or unsupported."""
     from pytest_quant.formats import registry
+    from pytest_quant.formats.support import support
 
     session = pytestconfig.stash[RUN].session
-    return lambda name: session.matrix.support(registry.get(name), session.device)
+    return lambda name: support(registry.get(name), session.device, session.matrix)
 
 
 @pytest.fixture
@@ -58,6 +60,14 @@ def reference_model(request: pytest.FixtureRequest) -> ModelHandle:
 def quant_measure(request: pytest.FixtureRequest) -> Measure:
     """The measurements of the gates, made in the test's body."""
     return Measure(request)
+
+
+@pytest.fixture
+def calibration_set(request: pytest.FixtureRequest) -> CalibrationSet:
+    """The windows that a quantizer of the test's model is shown, as ``--quant-calibration`` and its siblings say."""
+    run = request.config.stash[RUN]
+    drawn: CalibrationSet = run.session.quantizing.calibration_set(_target(request).spec.source)
+    return drawn
 
 
 class Measure:

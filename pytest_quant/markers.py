@@ -25,6 +25,10 @@ class Quant:
     revision: str | None = None
     trust_remote_code: bool | None = None
     require_native: bool | None = None
+    checkpoints: tuple[tuple[str, str], ...] | None = None
+    """Format and place of what was quantized beforehand."""
+    quantize: bool | None = None
+    """Whether a checkpoint that is not there is made."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ def _quant_arguments(mark: pytest.Mark) -> dict[str, Any]:
     arguments = _arguments(mark, Quant)
     for name in ("model", "reference", "engine", "revision"):
         _require(mark, name, arguments.get(name), str)
-    for name in ("trust_remote_code", "require_native"):
+    for name in ("trust_remote_code", "require_native", "quantize"):
         _require(mark, name, arguments.get(name), bool)
     if (formats := arguments.get("formats")) is not None:
         if not isinstance(formats, (list, tuple)):
@@ -123,6 +127,12 @@ def _quant_arguments(mark: pytest.Mark) -> dict[str, Any]:
         arguments["formats"] = _format_names(mark, tuple(formats))
     if arguments.get("reference") is not None:
         _format_names(mark, (arguments["reference"],))
+    if (places := arguments.get("checkpoints")) is not None:
+        if not isinstance(places, Mapping) or not all(isinstance(place, str) and place for place in places.values()):
+            raise UsageError(f'{_shown(mark, "checkpoints")} must name a place for each format, as {{"gptq": "DIR"}}')
+        if places:
+            _format_names(mark, tuple(places))
+        arguments["checkpoints"] = tuple(sorted(places.items()))
     return arguments
 
 

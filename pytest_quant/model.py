@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_quant.checkpoints.shelf import Checkpoint
 from pytest_quant.errors import QuantError
 from pytest_quant.formats.format import Format
 from pytest_quant.hardware import Device
@@ -14,17 +15,30 @@ if TYPE_CHECKING:
     from pytest_quant.formats.proof import Proof
 
 
+FLATTERED = ", which is the very corpus that it is judged on: its quality is flattered"
+NO_RECORD = "not known: the checkpoint carries no record of its base model, recipe and calibration set"
+
+
 class ModelHandle:
     """One model in one format, loaded and proven, on one device.
 
     The session takes it back when no later test needs it; using it after that is an error.
     """
 
-    def __init__(self, loaded: TransformersModel, format: Format, support: Support, name: str) -> None:
+    def __init__(
+        self,
+        loaded: TransformersModel,
+        format: Format,
+        support: Support,
+        name: str,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
         self._loaded: TransformersModel | None = loaded
         self.format = format
         self.support = support
         self.name = name
+        self.checkpoint = checkpoint
+        """Where a format that is made beforehand lies, with the record of how it was made, if there is one."""
 
     @property
     def loaded(self) -> TransformersModel:
@@ -53,8 +67,20 @@ class ModelHandle:
 
     @property
     def weight_bytes(self) -> int:
-        """True bytes of all weights, as loaded."""
-        return self.proof.weight_bytes
+        """True bytes of all weights in memory."""
+        return self.proof.held_bytes
+
+    def figures(self, corpus: str | None = None) -> dict[str, Any]:
+        """The proof as it goes into records, with what is known of how a checkpoint was made, and whether it was
+        calibrated on the ``corpus`` of that hash, on which it is judged."""
+        figures = self.proof.figures()
+        if self.checkpoint is not None:
+            record = self.checkpoint.record
+            figures["checkpoint"] = self.checkpoint.place
+            figures["recipe"] = NO_RECORD if record is None else record.short
+            if record is not None and corpus in record.calibrated_on:
+                figures["recipe"] += FLATTERED
+        return figures
 
     def generate(self, prompt: str, max_new_tokens: int = 20, **arguments: Any) -> str:
         """The continuation of ``prompt`` as text, greedy unless told otherwise."""

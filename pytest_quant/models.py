@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
+from pytest_quant.checkpoints.shelf import Checkpoint
 from pytest_quant.engines import loading, memory, transformers
 from pytest_quant.engines.weights import count_weights
 from pytest_quant.errors import QuantError, Unsupported
-from pytest_quant.formats import registry
-from pytest_quant.formats.backend import backend, missing_packages
+from pytest_quant.formats import kv_cache, registry
+from pytest_quant.formats.backend import missing_packages
 from pytest_quant.formats.format import Format
+from pytest_quant.formats.support import support as supported
 from pytest_quant.hardware import Device
 from pytest_quant.hardware.matrix import Matrix, Support, explain_skip
 from pytest_quant.model import ModelHandle
@@ -18,28 +20,58 @@ from pytest_quant.spec import ModelSpec
 
 
 def check(spec: ModelSpec, format: Format, device: Device, matrix: Matrix) -> Support:
-    """Whether the device and the libraries can run the format; raises :class:`Unsupported` with the three parts."""
+    """Whether the device and the libraries can run the format; raises :class:`Unsupported` with the three parts, the
+    last with the formats that run here instead."""
+    try:
+        return _check(spec, format, device, matrix)
+    except Unsupported as reason:
+        others = [name for name in format.instead if _runs(spec, registry.get(name), device, matrix)]
+        if not others:
+            raise
+        needed = f"{reason.needed}; or instead {' or '.join(others)}, which can run here"
+        raise Unsupported(reason.asked, reason.found, needed) from None
+
+
+def _runs(spec: ModelSpec, format: Format, device: Device, matrix: Matrix) -> bool:
+    try:
+        _check(spec, format, device, matrix)
+    except Unsupported:
+        return False
+    return True
+
+
+def _check(spec: ModelSpec, format: Format, device: Device, matrix: Matrix) -> Support:
     if spec.engine != transformers.NAME:
         raise Unsupported(
             asked=f"{format.name} on the engine {spec.engine}",
             found="this version of pytest-quant does not know that engine yet",
             needed='engine="transformers"',
         )
-    if absent := missing_packages(format):
-        raise absent
-    support = matrix.support(format, device, require_native=spec.require_native)
-    if support.status == "unsupported":
+    backend = registry.backend(format)
+    support = supported(format, device, matrix, require_native=spec.require_native)
+    if support.status == "unsupported":  # first: no library that is installed would change it
         raise explain_skip(format, device, support)
+    if absent := missing_packages(format, backend):
+        raise absent
+    if trouble := backend.trouble(format, device) or kv_cache.trouble(format, device):
+        raise trouble
     return support
 
 
 class Models:
     """Loads on demand, holds until told otherwise."""
 
-    def __init__(self, device: Device, matrix: Matrix, progress: Progress) -> None:
+    def __init__(
+        self,
+        device: Device,
+        matrix: Matrix,
+        progress: Progress,
+        checkpoint: Callable[[ModelSpec, Format], Checkpoint | None],
+    ) -> None:
         self._device = device
         self._matrix = matrix
         self._progress = progress
+        self._checkpoint = checkpoint
         self._held: dict[tuple[ModelSpec, str], ModelHandle] = {}
         self._refused: dict[tuple[ModelSpec, str], QuantError] = {}
 
@@ -81,12 +113,16 @@ class Models:
         support = check(spec, format, self._device, self._matrix)
         loading.require_torch_for(self._device, f"{spec.source.short} in {format.name}")
         self._check_fits(spec, format)
+        checkpoint = self._checkpoint(spec, format)
+        place = None if checkpoint is None else checkpoint.place
         self._progress.show(f"loading {spec.source.short} in {format.name}")
         try:
-            loaded = loading.load(spec.source, format, backend(format), spec.compute_dtype, self._device)
+            loaded = loading.load(
+                spec.source, format, registry.backend(format), spec.compute_dtype, self._device, place
+            )
         finally:
             self._progress.clear()
-        return ModelHandle(loaded, format, support, spec.source.short)
+        return ModelHandle(loaded, format, support, spec.source.short, checkpoint)
 
     def _check_fits(self, spec: ModelSpec, format: Format) -> None:
         """A skip with the arithmetic where the weights alone exceed what is free."""

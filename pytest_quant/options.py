@@ -14,6 +14,7 @@ import pytest
 from pytest_quant.cache import expanded, user_cache
 from pytest_quant.declarations import CHOICES, ONLY_ON_THE_COMMAND_LINE
 from pytest_quant.errors import UsageError
+from pytest_quant.settings import Calibration
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class Options:
     protocol: str
     chat_template: bool
     max_windows: int | None
+    checkpoints: tuple[tuple[str, str], ...]
+    quantize: bool
+    calibration: Calibration | None
     confidence: float
     full: bool
     matrix: str
@@ -70,6 +74,9 @@ def read(config: pytest.Config) -> Options:
         protocol=told.checked("quant-protocol", "gptq-2048", _protocol),
         chat_template=told.switch("quant-chat-template"),
         max_windows=told.count("quant-max-windows"),
+        checkpoints=told.checkpoints("quant-checkpoints"),
+        quantize=told.switch("quant-quantize"),
+        calibration=told.calibration("quant-calibration"),
         confidence=told.share("quant-confidence", "0.99"),
         full=told.switch("quant-full"),
         matrix=told.file("quant-matrix", "corrected"),
@@ -92,6 +99,12 @@ def local_folder(rootpath: Path, name: str | None) -> str | None:
         return None
     below = rootpath / expanded(name)
     return str(below) if below.is_dir() else name
+
+
+def local_place(rootpath: Path, name: str) -> str:
+    """As :func:`local_folder`, for a folder or a file."""
+    below = rootpath / expanded(name)
+    return str(below) if below.exists() else name
 
 
 @dataclass(frozen=True)
@@ -152,6 +165,29 @@ class _Told:
             if path and below.exists():
                 return f"{start}{below}{end}"
         return text
+
+    def checkpoints(self, name: str) -> tuple[tuple[str, str], ...]:
+        """Places by format; a relative folder or file is meant from the rootdir."""
+        said = self.either(name)
+        found = {}
+        for pair in (said.text or "").replace("\n", ",").split(","):
+            if not pair.strip():
+                continue
+            format, equals, place = pair.strip().partition("=")
+            if not equals or not place:
+                raise pytest.UsageError(f"{said.where}={said.text}: write FORMAT=PLACE, such as gptq=checkpoints/gptq")
+            found[self._check(_Said(format, said.where), _format)] = local_place(self._config.rootpath, place)
+        return tuple(sorted(found.items()))
+
+    def calibration(self, name: str) -> Calibration | None:
+        from pytest_quant.quantizing import settings_of
+
+        said = self.either(name)
+        sizes = {size: self.count(f"{name}-{size}") for size in ("samples", "tokens")}
+        try:
+            return settings_of(said.text, **sizes)
+        except UsageError as error:
+            raise pytest.UsageError(f"{said.where}: {error}") from None
 
     def path(self, name: str) -> Path | None:
         """A path from where pytest was started, or from the rootdir if the ini file says it."""

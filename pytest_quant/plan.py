@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pytest_quant.engines.weights import count_weights
 from pytest_quant.errors import Unsupported
 from pytest_quant.formats import registry
-from pytest_quant.formats.backend import missing_packages
 from pytest_quant.formats.format import Format
+from pytest_quant.formats.support import support as supported
 from pytest_quant.hardware import Device
 from pytest_quant.hardware.matrix import Matrix, Support, explain_skip
-from pytest_quant.models import check
 from pytest_quant.spec import ModelSpec
 
 Check = Callable[[ModelSpec, Format, Device, Matrix], Support]
@@ -35,28 +34,19 @@ class Planned:
 
 
 def check_elsewhere(spec: ModelSpec, format: Format, device: Device, matrix: Matrix) -> Support:
-    """As :func:`pytest_quant.models.check`, for hardware that is not here: its libraries are not judged by ours, and
-    of a format that is not known yet the hardware is asked all the same."""
-    if not format.known:
-        units = matrix.units(format.numeric, device)
-        needs_units = format.input_activations is not None and spec.require_native is not False
-        if needs_units and units.status != "native":
-            raise explain_skip(format, device, replace(units, status="unsupported"))
-        raise missing_packages(format) or AssertionError(format.name)
-    support = matrix.support(format, device, require_native=spec.require_native)
+    """Whether a format runs on hardware that is not here: its libraries are not judged by ours, and checkpoints
+    may be there."""
+    support = supported(format, device, matrix, require_native=spec.require_native)
     if support.status == "unsupported":
         raise explain_skip(format, device, support)
     return support
 
 
 def plan(
-    test: str, spec: ModelSpec, formats: tuple[str, ...], device: Device, matrix: Matrix, *, here: bool
+    test: str, spec: ModelSpec, formats: tuple[str, ...], device: Device, matrix: Matrix, may: Check
 ) -> list[Planned]:
-    """One line for each format of a test."""
-    return [
-        _plan_one(test, spec, registry.get(name), device, matrix, check if here else check_elsewhere)
-        for name in formats
-    ]
+    """One line for each format of a test; ``may`` says whether it may run."""
+    return [_plan_one(test, spec, registry.get(name), device, matrix, may) for name in formats]
 
 
 def _plan_one(test: str, spec: ModelSpec, format: Format, device: Device, matrix: Matrix, may: Check) -> Planned:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import sys
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import pytest
 
-from pytest_quant import declarations, fixtures
+from pytest_quant import declarations, fixtures, hooks
 from pytest_quant.errors import QuantError, UsageError
 from pytest_quant.fixtures import RUN
 from pytest_quant.run import CARRIED, GateFailure, Run, is_left_out, order
@@ -17,13 +18,34 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     declarations.add_options(parser)
 
 
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.add_hookspecs(hooks)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     declarations.register_markers(config)
     run = config.stash[RUN] = Run(config)
     config.pluginmanager.register(fixtures, "quant-fixtures")
     config.pluginmanager.register(Listener(run), "quant-listener")
+    try:
+        config.hook.pytest_quant_formats.call_historic(_add_formats)
+    except UsageError as error:
+        raise pytest.UsageError(f"pytest_quant_formats: {error}") from None
     if any(name.startswith("quant_") and value for name, value in vars(config.option).items()):
         _ = run.options  # a mistake on the command line is said before anything is collected
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if registry := sys.modules.get("pytest_quant.formats.registry"):
+        registry.forget()
+
+
+def _add_formats(formats: Iterable[Any] | None) -> None:
+    """Make known what a ``conftest.py`` returned."""
+    from pytest_quant.formats import registry
+
+    for each in formats or ():
+        registry.add(*each) if isinstance(each, tuple) else registry.add(each)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

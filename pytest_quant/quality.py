@@ -219,6 +219,8 @@ class Quality:
         if model in self._checked:
             return
         pairing.check_fits(model.loaded, windows)
+        if model.format.kv_cache is not None:
+            model.format.kv_cache.check_length(max(len(p.tokens) for window in windows.drawn for p in window.pieces))
         self._population.check(spec.source, model.loaded.vocabulary)
         highest = self.known(spec).highest_token
         if highest >= model.loaded.vocabulary:

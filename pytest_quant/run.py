@@ -85,6 +85,9 @@ class Run:
             full=told.full,
             matrix=told.matrix,
             cache_dir=told.cache_dir,
+            checkpoints=told.checkpoints,
+            quantize=told.quantize,
+            calibration=told.calibration,
         )
         return Session(settings, for_config(self.config))
 

@@ -24,11 +24,14 @@ from pytest_quant.spec import ModelSpec
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pytest_quant.checkpoints.shelf import Checkpoint
     from pytest_quant.engines.source import ModelSource
+    from pytest_quant.formats.format import Format
     from pytest_quant.hardware import Device
     from pytest_quant.hardware.matrix import Matrix, Support
     from pytest_quant.population import Population
     from pytest_quant.quality import Pair, Quality
+    from pytest_quant.quantizing import Quantizing
 
 _PROBE_TOKENS = 32
 Result = TypeVar("Result")
@@ -68,7 +71,13 @@ class Session:
 
     @cached_property
     def models(self) -> Models:
-        return Models(self.device, self.matrix, self._progress)
+        return Models(self.device, self.matrix, self._progress, self._checkpoint)
+
+    @cached_property
+    def quantizing(self) -> Quantizing:
+        from pytest_quant.quantizing import Quantizing
+
+        return Quantizing(self.settings, self.device, self._fingerprint, self._progress)
 
     @cached_property
     def population(self) -> Population:
@@ -84,7 +93,11 @@ class Session:
 
     def check(self, spec: ModelSpec, format_name: str) -> Support:
         """May this format run here? Raises :class:`~pytest_quant.errors.Unsupported`; loads nothing."""
-        return check(spec, registry.get(format_name), self.device, self.matrix)
+        format = registry.get(format_name)
+        support = check(spec, format, self.device, self.matrix)
+        if format.from_checkpoint:
+            self.quantizing.check(spec, format)
+        return support
 
     def model(self, spec: ModelSpec, format_name: str) -> ModelHandle:
         """The model in a format, loaded at the first call."""
@@ -298,7 +311,7 @@ class Session:
     ) -> Measurement:
         format = registry.get(format_name)
         described = registry.describe(format)
-        if format.quantized:
+        if format.weights.num_bits < 16:
             described["compute_dtype"] = spec.compute_dtype
         identity: dict[str, Any] = {
             "engine": spec.engine,
@@ -320,8 +333,11 @@ class Session:
             identity=identity,
             reference=spec.reference if gate.needs_reference else None,
             figures=figures,
-            proof=self.model(spec, format_name).proof.figures(),
+            proof=self.model(spec, format_name).figures(None if protocol is None else protocol["corpus"]["sha256"]),
         )
+
+    def _checkpoint(self, spec: ModelSpec, format: Format) -> Checkpoint | None:
+        return self.quantizing.get(spec, format) if format.from_checkpoint else None
 
     def _fingerprint(self, source: ModelSource) -> str:
         from pytest_quant.engines.fingerprint import fingerprint

@@ -7,6 +7,19 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """A calibration set: ``mix`` as ``python-docstrings`` or ``0.5*domain.jsonl,0.5*wikitext2``."""
+
+    mix: str = "python-docstrings"
+    """Not the corpus that perplexity is measured on by default: what a quantizer saw flatters it."""
+    samples: int = 128
+    tokens: int = 2048
+    """Of a window; a model that cannot take as many gets what it can."""
+    seed: int = 0
+    chat_template: bool = False
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything that a run's measurements depend on besides model and format."""
 
@@ -19,3 +32,9 @@ class Settings:
     """Score all windows, whatever is decided before."""
     matrix: str = "corrected"
     cache_dir: Path = Path()
+    checkpoints: tuple[tuple[str, str], ...] = ()
+    """Format and place of each checkpoint that was made beforehand; a marker may name others."""
+    quantize: bool = False
+    """Make checkpoints that are not there."""
+    calibration: Calibration | None = None
+    """None: whatever a checkpoint in the cache was calibrated on; :class:`Calibration`'s defaults where one is made."""

@@ -16,6 +16,10 @@ class ModelSpec:
     source: ModelSource
     reference: str = "fp16"
     engine: str = "transformers"
+    checkpoints: tuple[tuple[str, str], ...] = ()
+    """Format and place of each checkpoint that the test itself names."""
+    quantize: bool | None = None
+    """Whether to make a checkpoint that is not there; None: as the run is told."""
     require_native: bool | None = None
     """None: formats that quantize activations need native units; True: every format does; False: none."""
 

@@ -13,7 +13,7 @@ from pytest_quant.engines.source import ModelSource
 from pytest_quant.errors import UsageError
 from pytest_quant.formats import registry
 from pytest_quant.gates.gate import Gate
-from pytest_quant.options import Options, local_folder
+from pytest_quant.options import Options, local_folder, local_place
 from pytest_quant.spec import ModelSpec
 
 ENGINES = ("transformers", "vllm")
@@ -115,5 +115,7 @@ def _spec(marker: markers.Quant, options: Options) -> ModelSpec:
         source=ModelSource(model, marker.revision or options.revision, remote),
         reference=marker.reference or options.reference,
         engine=marker.engine or options.engine,
+        checkpoints=tuple((name, local_place(options.rootpath, place)) for name, place in marker.checkpoints or ()),
+        quantize=marker.quantize,
         require_native=marker.require_native,
     )

@@ -161,9 +161,12 @@ class Project:
 
 @pytest.fixture(scope="session")
 def libraries(tiny_llama) -> None:
-    """Import all that a run imports: in-process runs forget the modules that they import, and bitsandbytes
-    cannot be imported twice. What is imported is no garbage: each run collects when it gives its models back."""
+    """Import all that a run imports: in-process runs forget the modules that they import, and neither bitsandbytes nor
+    quanto can be imported twice. What is imported is no garbage: each run collects when it gives its models back."""
+    import hqq.core.quantize  # noqa: F401
     import hypothesis  # noqa: F401  its plugin imports it at the end of each run
+    import optimum.quanto  # noqa: F401
+    import torchao  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
     import pytest_quant

@@ -50,9 +50,18 @@ def stream(corpus: Corpus, tokens: Encoder, *, chat_template: bool = False) -> N
     conversations without it.
     """
     if chat_template:
-        return tokens.bare("".join(tokens.chat(messages) for messages in _chats(corpus)))
+        return tokens.bare("".join(as_texts(corpus, tokens, chat_template=True)))
     _refuse_conversations(corpus)
     return tokens.stream(corpus.text)
+
+
+def as_texts(corpus: Corpus, tokens: Encoder, *, chat_template: bool = False) -> tuple[str, ...]:
+    """Each document as the text that :func:`stream` makes of it. :class:`UsageError` for conversations without the chat
+    template."""
+    if chat_template:
+        return tuple(tokens.chat(messages) for messages in _chats(corpus))
+    _refuse_conversations(corpus)
+    return tuple(str(document) for document in corpus.documents)
 
 
 def documents(corpus: Corpus, tokens: Encoder) -> tuple[Document, ...]:

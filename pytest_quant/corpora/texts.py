@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pytest_quant.corpora import jsonl, parquet, wikitext
+from pytest_quant.corpora import jsonl, parquet, python_docstrings, wikitext
 from pytest_quant.corpora.corpus import Conversation, Corpus
 from pytest_quant.errors import UsageError
 
@@ -16,14 +16,16 @@ _WITH_COLUMN = re.compile(r"(.+\.(?:jsonl|ndjson|parquet)):([^:/\\]+)", re.IGNOR
 
 
 def load(name: str, *, documents: bool = False) -> Corpus:
-    """``python-docs``, ``wikitext2``, ``wikitext2:COPY``, or the path of a file: UTF-8 text, JSON Lines or Parquet,
-    these two with ``:COLUMN`` if need be.
+    """``python-docs``, ``python-docstrings``, ``wikitext2``, ``wikitext2:COPY``, or the path of a UTF-8 text, JSON
+    Lines or Parquet file, these two with ``:COLUMN`` if need be.
 
     ``documents`` asks for WikiText by its articles, as protocols want it that go by documents; other corpora are the
     same either way. :class:`UsageError` for anything else, and for a corpus of nothing.
     """
     if name == "python-docs":
         return Corpus(name, python_docs())
+    if name == python_docstrings.NAME:
+        return Corpus(name, python_docstrings.documents())
     kind, colon, copy = name.partition(":")
     if kind == wikitext.NAME and not (colon and not copy):
         return (wikitext.by_pages if documents else wikitext.by_rows)(copy or None)
@@ -42,8 +44,8 @@ def _from_file(name: str) -> Corpus:
     path, column = _path_and_column(name)
     if not path.is_file():
         raise UsageError(
-            f"unknown corpus {name!r}: neither 'python-docs' nor 'wikitext2' nor the path of a text, JSONL or Parquet "
-            f"file"
+            f"unknown corpus {name!r}: neither 'python-docs' nor 'python-docstrings' nor 'wikitext2' nor the path of a "
+            f"text, JSONL or Parquet file"
         )
     suffix = path.suffix.lower()
     if suffix == ".json":

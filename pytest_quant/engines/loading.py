@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pytest_quant.engines import memory
@@ -10,38 +12,41 @@ from pytest_quant.engines.quiet import quiet
 from pytest_quant.engines.source import ModelSource
 from pytest_quant.engines.tokens import Tokens
 from pytest_quant.engines.transformers import PLACES, TransformersModel
-from pytest_quant.errors import Unsupported, UsageError
-from pytest_quant.formats.backend import Backend
+from pytest_quant.errors import QuantError, Unsupported, UsageError
+from pytest_quant.formats.backend import Asked, Backend
 from pytest_quant.formats.format import Format
-from pytest_quant.formats.proof import prove
+from pytest_quant.formats.proof import is_excluded, prove
+from pytest_quant.formats.storage import footprint
 from pytest_quant.hardware import Device
 
 _CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
 def load(
-    source: ModelSource, format: Format, backend: Backend, compute_dtype: str, device: Device
+    source: ModelSource,
+    format: Format,
+    backend: Backend,
+    compute_dtype: str,
+    device: Device,
+    checkpoint: str | None = None,
 ) -> TransformersModel:
-    """Load, then prove (before the first forward).
+    """Load, then prove (before the first forward). ``checkpoint`` is where the format was made beforehand.
 
-    Raises :class:`UsageError` where there is no such model, :class:`Unsupported` where it does not fit,
-    :class:`ProofFailed` where it is not in the format.
+    Raises :class:`UsageError` where there is no such model, :class:`Unsupported` where it does not fit or a library
+    cannot run it, :class:`ProofFailed` where it is not in the format.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     opening = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
     try:
         with quiet():
             config = AutoConfig.from_pretrained(source.name, **opening)
             tokenizer = AutoTokenizer.from_pretrained(source.name, **opening)
-            model, loading = AutoModelForCausalLM.from_pretrained(
-                source.name,
-                output_loading_info=True,
-                device_map={"": PLACES[device.kind]},
-                use_safetensors=True,
-                **opening,
-                **backend.load_arguments(format, compute_dtype),
-            )
+            eligible = eligible_weights(config, trust_remote_code=source.trust_remote_code)
+            asked = _asked(source, format, compute_dtype, device, eligible, checkpoint)
+            model = backend.open(asked, partial(_from_pretrained, source, config, device))
+    except QuantError:
+        raise
     except Exception as error:
         if not memory.is_out_of_memory(error):
             raise UsageError(
@@ -55,10 +60,64 @@ def load(
             found=f"out of memory while loading it ({_first_line(error)})",
             needed=f"more than the {_gigabytes(free)} that are free on {device.name}",
         ) from None
-    _check_loaded(source.name, config, model, loading)
     model.eval()
-    proof = prove(model, format, backend, eligible_weights(config, trust_remote_code=source.trust_remote_code))
-    return TransformersModel(model, tokenizer, device, proof)
+    proof = prove(model, format, backend, eligible)
+    loaded = TransformersModel(model, tokenizer, device, proof, format)
+    if backend.unpacks:
+        loaded.proof = replace(loaded.proof, unpacked_bytes=footprint(model).total)
+    return loaded
+
+
+def ask(source: ModelSource, format: Format, compute_dtype: str, device: Device) -> Asked:
+    """What a backend is asked for that is to make a checkpoint. :class:`UsageError` where there is no such model."""
+    from transformers import AutoConfig
+
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(
+                source.name, revision=source.revision, trust_remote_code=source.trust_remote_code
+            )
+            eligible = eligible_weights(config, trust_remote_code=source.trust_remote_code)
+    except Exception as error:
+        raise UsageError(f"the model {source.name!r} cannot be opened: {_first_line(error)}") from error
+    return _asked(source, format, compute_dtype, device, eligible, None)
+
+
+def _asked(
+    source: ModelSource,
+    format: Format,
+    compute_dtype: str,
+    device: Device,
+    eligible: Mapping[str, int],
+    checkpoint: str | None,
+) -> Asked:
+    excluded = tuple(name.rpartition(".")[0] for name in eligible if is_excluded(name, format))
+    return Asked(
+        model=source.name,
+        format=format,
+        compute_dtype=compute_dtype,
+        place=PLACES[device.kind],
+        revision=source.revision,
+        trust_remote_code=source.trust_remote_code,
+        excluded=excluded,
+        checkpoint=checkpoint,
+    )
+
+
+def _from_pretrained(source: ModelSource, config: Any, device: Device, name: str, **arguments: Any) -> Any:
+    """transformers' ``from_pretrained`` on the device; :class:`UsageError` where the files do not make the model."""
+    from transformers import AutoModelForCausalLM
+
+    given = {"device_map": {"": PLACES[device.kind]}, "use_safetensors": True, **arguments}
+    if name == source.name:  # a checkpoint is elsewhere, and has no such revision
+        given = {"revision": source.revision, **given}
+    if "gguf_file" in given:  # which lacks much of a config: rope scaling, what is tied
+        given = {"config": config, **given}
+    model, loading = AutoModelForCausalLM.from_pretrained(
+        name, output_loading_info=True, trust_remote_code=source.trust_remote_code, **given
+    )
+    _check_loaded(name, config, model, loading)
+    return model
 
 
 def require_torch_for(device: Device, asked: str) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_quant.engines import predictions
+from pytest_quant.engines.memory import is_out_of_memory
 from pytest_quant.engines.predictions import Compared, Predictions, Top
+from pytest_quant.errors import ProofFailed, QuantError
+from pytest_quant.formats import kv_cache
+from pytest_quant.formats.format import Format
 from pytest_quant.formats.proof import Proof
 from pytest_quant.formats.stamp import stamp
 from pytest_quant.formats.storage import footprint
@@ -25,17 +30,29 @@ attention, residual, both sides of an operation) in FP32."""
 PLACES = {"cuda": "cuda:0", "rocm": "cuda:0", "xpu": "xpu:0", "mps": "mps", "cpu": "cpu"}
 
 
-class TransformersModel:
-    """One loaded model: scores windows, decodes, accounts for its memory."""
+_PROBE = (kv_cache.FIRST, 144)
+"""Tokens that a KV cache has to prove itself with: a prompt, and enough for newer ones to be quantized too."""
 
-    def __init__(self, model: Any, tokenizer: Any, device: Device, proof: Proof) -> None:
+
+class TransformersModel:
+    """One loaded model: scores windows, decodes, accounts for its memory.
+
+    With a ``format`` that has a KV cache format, all that it does goes through such a cache, which has to prove itself:
+    :class:`Unsupported` where there is none for the model, :class:`ProofFailed` where it does not hold what it should.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, device: Device, proof: Proof, format: Format | None = None) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.device = device
         self.proof = proof
+        self._cached: kv_cache.KVCache | None = None
         self._head: Callable[[torch.Tensor], torch.Tensor] | None = None
         self._settle()
         self._head = self._separable_head()
+        if format is not None and format.kv_cache is not None:
+            self.proof = replace(proof, kv_cache=self._prove_cache(format))
+            self._cached = format.kv_cache
         self._stamp = stamp(model)
 
     @property
@@ -62,9 +79,9 @@ class TransformersModel:
         inputs, labels = self._tensor(tokens[:, :-1]), self._tensor(tokens[:, scored_from:]).flatten()
         with torch.inference_mode():
             if self._head is None:
-                logits = self.model(inputs, use_cache=False).logits
+                logits = self._through(self.model, "logits", inputs)
                 return Predictions(logits[:, scored_from - 1 :].flatten(0, 1), None, labels, logits.shape[-1])
-            states = self.model.base_model(inputs, use_cache=False).last_hidden_state
+            states = self._through(self.model.base_model, "last_hidden_state", inputs)
             return Predictions(
                 states[:, scored_from - 1 :].flatten(0, 1),
                 self._head,
@@ -113,6 +130,8 @@ class TransformersModel:
         """
         if self.device.kind == "cpu" or self.device.memory_bytes is None or self._head is None:
             return 1
+        if self._cached is not None and self._cached.depends_on_company:
+            return 1
         width = int(getattr(self.model.config.get_text_config(), "hidden_size", 4096))
         spare = self.device.memory_bytes / 16
         fitting = int(spare / (length * width * _ACTIVATIONS))
@@ -123,7 +142,7 @@ class TransformersModel:
         import torch
 
         with torch.inference_mode():
-            logits = self.model(self._tensor(tokens[None]), use_cache=False).logits[0]
+            logits = self._through(self.model, "logits", self._tensor(tokens[None]))[0]
         answer: NDArray[np.float32] = logits.float().cpu().numpy()
         return answer
 
@@ -133,14 +152,14 @@ class TransformersModel:
 
         inputs = self._tensor(prompt)
         with torch.inference_mode():
-            return self._timed(lambda: self.model(inputs, use_cache=True, logits_to_keep=1))
+            return self._timed(lambda: self._fed([inputs]))
 
     def decode_seconds(self, prompt: NDArray[np.int64], new_tokens: int) -> float:
         """Wall time of ``new_tokens`` greedy steps after the prompt, which itself is not timed."""
         import torch
 
         with torch.inference_mode():
-            out = self.model(self._tensor(prompt), use_cache=True, logits_to_keep=1)
+            out = self._fed([self._tensor(prompt)])
 
             def steps() -> None:
                 last = out
@@ -151,12 +170,14 @@ class TransformersModel:
             return self._timed(steps)
 
     def kv_cache_bytes(self, prompt: NDArray[np.int64]) -> int:
-        """True bytes of the KV cache after the prompt ``(batch, context)``."""
+        """True bytes of the KV cache after the prompt ``(batch, context)``; with a KV cache format, the most that it
+        takes with so many tokens, when the newest are not quantized yet."""
         import torch
 
+        inputs = self._tensor(prompt)
+        sizes = [inputs.shape[1]] if self._cached is None else self._cached.fullest(inputs.shape[1])
         with torch.inference_mode():
-            out = self.model(self._tensor(prompt), use_cache=True, logits_to_keep=1)
-        return footprint(out.past_key_values).total
+            return footprint(self._fed(torch.split(inputs, sizes, 1)).past_key_values).total
 
     def generate(self, prompt: str, max_new_tokens: int = 20, **arguments: Any) -> str:
         """The continuation of ``prompt``: greedy unless ``arguments`` for ``generate`` say otherwise."""
@@ -166,10 +187,60 @@ class TransformersModel:
         arguments.setdefault("pad_token_id", self.tokenizer.pad_token_id or self.tokenizer.eos_token_id or 0)
         encoded = self.tokenizer(prompt, return_tensors="pt").to(self._place)
         encoded.pop("token_type_ids", None)
+        if self._cached is not None:
+            arguments.setdefault("past_key_values", self._cached.new(self.model.config))
         with torch.inference_mode():
             tokens = self.model.generate(**encoded, max_new_tokens=max_new_tokens, **arguments)
         text: str = self.tokenizer.decode(tokens[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
         return text
+
+    def _through(self, module: Any, what: str, inputs: torch.Tensor) -> torch.Tensor:
+        """``what`` the module gives for ``(batch, length)`` tokens: in one forward or, with a KV cache format, in steps
+        of which each but the first reads what those before left in the cache."""
+        import torch
+
+        if self._cached is None:
+            found: torch.Tensor = getattr(module(inputs, use_cache=False), what)
+            return found
+        cache, sizes = self._cached.new(self.model.config), self._cached.steps(inputs.shape[1])
+        return torch.cat([getattr(out, what) for out in _steps(module, torch.split(inputs, sizes, 1), cache)], 1)
+
+    def _fed(self, pieces: Sequence[torch.Tensor]) -> Any:
+        """The output for the last of the pieces of a prompt, with the cache that all of them filled."""
+        cache = None if self._cached is None else self._cached.new(self.model.config)
+        return list(_steps(self.model, pieces, cache, logits_to_keep=1))[-1]
+
+    def _prove_cache(self, format: Format) -> Mapping[str, Any]:
+        """The figures of the format's KV cache, from one that was filled in steps beside an unquantized one."""
+        import torch
+
+        assert format.kv_cache is not None
+        length = min(sum(_PROBE), self.max_positions or sum(_PROBE))
+        tokens = torch.arange(1, length + 1, device=self._place)[None] % self.vocabulary
+        sizes = format.kv_cache.steps(length)
+        pieces = torch.split(tokens, sizes, 1)
+        with torch.inference_mode():
+            kv_cache.check_model(format, self.model, self._plain_cache(pieces[0][:, :2]))
+            cache = format.kv_cache.new(self.model.config)
+            try:
+                *_, theirs = _steps(self.model, pieces, None)
+                *_, ours = _steps(self.model, pieces, cache)
+            except Exception as error:
+                if isinstance(error, QuantError) or is_out_of_memory(error):
+                    raise
+                said = f"{type(error).__name__}: {str(error).strip()[:300]}"
+                raise ProofFailed(f"the model cannot be run with the KV cache of {format.name}: {said}") from error
+            figures = kv_cache.prove(format, cache, theirs.past_key_values)
+            if torch.equal(ours.logits, theirs.logits):
+                raise ProofFailed(
+                    f"the model answers with the KV cache of {format.name} exactly as without: it does not read what "
+                    f"it stores"
+                )
+        return figures
+
+    def _plain_cache(self, inputs: torch.Tensor) -> Any:
+        """What the model keeps of a few tokens by itself; None where it keeps nothing of that name."""
+        return getattr(self.model(inputs, use_cache=True), "past_key_values", None)
 
     def _settle(self) -> None:
         """One short forward: some kernels repack their weights at the first."""
@@ -219,6 +290,14 @@ class TransformersModel:
             torch.xpu.synchronize()
         elif self.device.kind == "mps":
             torch.mps.synchronize()
+
+
+def _steps(module: Any, pieces: Sequence[torch.Tensor], cache: Any, **arguments: Any) -> Iterator[Any]:
+    """The outputs for the pieces of a sequence, fed one after the other; without a ``cache``, into the model's own."""
+    for piece in pieces:
+        out = module(piece, past_key_values=cache, use_cache=True, **arguments)
+        cache = out.past_key_values
+        yield out
 
 
 def _heads(head: Any, config: Any) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:

@@ -24,9 +24,8 @@ class WeightCount:
 
     def bytes_in(self, format: Format, rest_bits: int) -> int:
         """Predicted bytes in a format, the rest kept in ``rest_bits``."""
-        bits = format.bits_per_weight if format.quantized else float(format.weights.num_bits)
-        kept = rest_bits if format.quantized else format.weights.num_bits
-        return round(self.eligible * bits / 8 + self.rest * kept / 8)
+        kept = rest_bits if format.weights.num_bits < 16 else format.weights.num_bits
+        return round(self.eligible * format.bits_per_weight / 8 + self.rest * kept / 8)
 
 
 def count_weights(folder: Path) -> WeightCount | None:

@@ -8,8 +8,10 @@ parameters and its bytes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import Any
 
 from pytest_quant.errors import ProofFailed
@@ -19,6 +21,10 @@ from pytest_quant.formats.storage import footprint
 
 MIN_SHARE = 0.95
 """Routers and other small gates may stay wide; a layer that was forgotten may not."""
+_SLACK = 1.25
+_MORE = 2.0
+"""Weights may take this much more than their format says: by the factor for padding and zero points, and by bits for
+code books, which weigh a lot in a tiny model."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +37,25 @@ class Proof:
     bits_per_weight: float
     """Stored bits of an eligible weight, scales included."""
     weight_bytes: int
-    """True bytes of the whole model."""
+    """True bytes of the whole model, as it is stored."""
     bytes_by_dtype: Mapping[str, int]
     kernels: Mapping[str, int]
     """Module classes that hold the eligible weights, with their number."""
+    unpacked_bytes: int | None = None
+    """True bytes of the whole model at work, where the engine unpacks the stored weights."""
     left_out: tuple[str, ...] = ()
     """Eligible weights that are not in the format."""
+    parameters: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """What the backend tells of the eligible weights' representation, where it is the same for all of them."""
+    kv_cache: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """How keys and values are stored, where that is part of the format."""
     reference_difference: float | None = None
     """Largest absolute difference of the logits from the reference's on a probe; None until compared."""
+
+    @property
+    def held_bytes(self) -> int:
+        """What the weights take in memory."""
+        return self.weight_bytes if self.unpacked_bytes is None else self.unpacked_bytes
 
     def figures(self) -> dict[str, Any]:
         """The proof as it goes into records."""
@@ -49,6 +66,12 @@ class Proof:
             "bytes_by_dtype": dict(self.bytes_by_dtype),
             "kernels": dict(self.kernels),
         }
+        if self.unpacked_bytes is not None:
+            record["unpacked_bytes"] = self.unpacked_bytes
+        if self.parameters:
+            record["parameters"] = dict(self.parameters)
+        if self.kv_cache:
+            record["kv_cache"] = dict(self.kv_cache)
         if self.reference_difference is not None:
             record["reference_difference"] = self.reference_difference
         return record
@@ -66,13 +89,17 @@ class Proof:
 def prove(model: Any, format: Format, backend: Backend, eligible: Mapping[str, int]) -> Proof:
     """Examine a freshly loaded model (before its first forward, which may repack the weights).
 
-    ``eligible`` gives the number of weights of each parameter that a matrix product uses, by name.
-    Raises :class:`ProofFailed` with the figures.
+    ``eligible`` gives the number of weights of each parameter that a matrix product uses, by name. Those that the
+    format excludes must not be in it. Raises :class:`ProofFailed` with the figures.
     """
     modules = dict(model.named_modules())
+    excluded = {name for name in eligible if is_excluded(name, format)}
+    _check_excluded(format, backend, modules, excluded)
+    eligible = {name: count for name, count in eligible.items() if name not in excluded}
     kernels: Counter[str] = Counter()
     left_out: list[str] = []
     wrong: dict[str, str] = {}
+    told: dict[str, set[Any]] = {}
     held = []
     for name in eligible:
         owner_name, _, weight_name = name.rpartition(".")
@@ -81,15 +108,18 @@ def prove(model: Any, format: Format, backend: Backend, eligible: Mapping[str, i
             left_out.append(name)
             continue
         kernels[type(owner).__qualname__] += 1
-        held.append(getattr(owner, weight_name, None))
+        held.append(backend.weight(owner, weight_name))
         stored = backend.stored(owner)
-        if stored is None or not _as_asked(stored, format):
+        fits = not backend.by_bytes or _fits(8.0 * footprint(held[-1]).total / eligible[name], format)
+        if stored is None or not fits or not _as_asked(stored, format, backend):
             left_out.append(name)
         else:
-            wrong.update(_wrong_parameters(name, stored, format))
+            wrong.update(_wrong_parameters(name, stored, format, backend))
+            for key, value in stored.parameters.items():
+                told.setdefault(key, set()).add(value)
     weights = sum(eligible.values())
     share = 1.0 - sum(eligible[name] for name in left_out) / weights if weights else 0.0
-    whole = footprint(model)
+    whole = footprint(backend.whole(model))
     proof = Proof(
         format=format.name,
         quantized_weight_share=share,
@@ -98,29 +128,46 @@ def prove(model: Any, format: Format, backend: Backend, eligible: Mapping[str, i
         bytes_by_dtype=whole.by_dtype,
         kernels=dict(kernels),
         left_out=tuple(left_out),
+        parameters={key: next(iter(values)) for key, values in sorted(told.items()) if len(values) == 1},
     )
-    _check(proof, wrong, len(eligible))
+    _check(proof, wrong, len(eligible), format)
     return proof
 
 
-def _as_asked(stored: Stored, format: Format) -> bool:
-    if stored.num_bits != format.weights.num_bits or stored.type != format.weights.type:
+def _as_asked(stored: Stored, format: Format, backend: Backend) -> bool:
+    if not backend.realizes(stored, format):
         return False
-    if format.quantized:
+    if format.weights.num_bits < 16:
         return True
-    wanted = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[format.name]
-    return bool(stored.parameters["dtype"] == wanted)
+    wanted = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(format.base)
+    return wanted is None or bool(stored.parameters.get("dtype") == wanted)
 
 
-def _wrong_parameters(name: str, stored: Stored, format: Format) -> dict[str, str]:
+def is_excluded(weight: str, format: Format) -> bool:
+    """Whether the format leaves the module of a weight in the compute type."""
+    module = weight.rpartition(".")[0]
+    return any(fnmatchcase(module, pattern) or module.endswith(f".{pattern}") for pattern in format.exclude)
+
+
+def _check_excluded(format: Format, backend: Backend, modules: Mapping[str, Any], excluded: Collection[str]) -> None:
+    if format.exclude and not excluded:
+        raise ProofFailed(f"{format.name} excludes {', '.join(format.exclude)}, which matches no weight of the model")
+    for name in sorted(excluded):
+        owner = modules.get(name.rpartition(".")[0])
+        stored = backend.stored(owner) if owner is not None else None
+        if stored is not None and stored.num_bits < 16:
+            raise ProofFailed(f"{format.name} excludes {name}, but it is stored in {stored.num_bits} bits")
+
+
+def _wrong_parameters(name: str, stored: Stored, format: Format, backend: Backend) -> dict[str, str]:
     return {
         key: f"{key} is {stored.parameters.get(key)!r} in {name}, asked for {wanted!r}"
         for key, wanted in format.parameters.items()
-        if stored.parameters.get(key) != wanted
+        if key not in backend.recipe and stored.parameters.get(key) != wanted
     }
 
 
-def _check(proof: Proof, wrong: Mapping[str, str], eligible: int) -> None:
+def _check(proof: Proof, wrong: Mapping[str, str], eligible: int, format: Format) -> None:
     if proof.quantized_weight_share < MIN_SHARE:
         some = ", ".join(proof.left_out[:3]) + (", ..." if len(proof.left_out) > 3 else "")
         raise ProofFailed(
@@ -128,8 +175,18 @@ def _check(proof: Proof, wrong: Mapping[str, str], eligible: int) -> None:
             f"{MIN_SHARE:.0%} must be), {proof.bits_per_weight:.2f} bits a weight, {proof.weight_bytes:,} bytes in "
             f"all; kernels {_listed(proof.kernels)}; {len(proof.left_out)} of {eligible} weights left out: {some}"
         )
+    if not _fits(proof.bits_per_weight, format):
+        raise ProofFailed(
+            f"loaded as {proof.format}, but its weights take {proof.bits_per_weight:.2f} bits each, not "
+            f"{format.bits_per_weight:.2f}: kernels {_listed(proof.kernels)}"
+        )
     if wrong:
         raise ProofFailed(f"loaded as {proof.format}, but with other parameters: {'; '.join(wrong.values())}")
+
+
+def _fits(bits: float, format: Format) -> bool:
+    """Whether a weight of so many bits can be in the format."""
+    return bits <= max(format.bits_per_weight * _SLACK, format.bits_per_weight + _MORE)
 
 
 def _listed(kernels: Mapping[str, int]) -> str:

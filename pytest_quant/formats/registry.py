@@ -1,85 +1,154 @@
-"""The formats by name."""
+"""The formats by name, and the backends that realize them: built in, from other packages, and of a test suite."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any
 
 from pytest_quant.errors import UsageError
+from pytest_quant.formats.backend import Backend
 from pytest_quant.formats.format import Format, QuantizationArgs
+from pytest_quant.formats.kv_cache import with_cache
 
-# bitsandbytes stores one absmax for a block of 64 weights; double quantization stores that absmax in
-# 8 bits, with one 32-bit scale for 256 of them (QLoRA, Dettmers et al. 2023, section 3).
-_BLOCK = 64
-_DOUBLE_QUANT_BITS = 8 / _BLOCK + 32 / (_BLOCK * 256)
-
-
-def _plain(name: str, bits: int) -> Format:
-    return Format(name, QuantizationArgs(bits, "float"), backend="torch", numeric=name)
-
-
-def _four_bit(name: str) -> Format:
-    parameters = {"bnb_4bit_quant_type": name, "bnb_4bit_use_double_quant": True, "block_size": _BLOCK}
-    weights = QuantizationArgs(4, "float", "group", group_size=_BLOCK)
-    return Format(
-        name, weights, "bitsandbytes", name, scale_bits=_DOUBLE_QUANT_BITS, parameters=MappingProxyType(parameters)
-    )
-
-
-def _announced(name: str, numeric: str, bits: int, kind: str, *, activations: bool = False) -> Format:
-    weights = QuantizationArgs(bits, kind, "channel")
-    dynamic = QuantizationArgs(bits, kind, "token", dynamic=True) if activations else None
-    return Format(name, weights, backend="none", numeric=numeric, input_activations=dynamic, known=False)
-
-
-FORMATS: Mapping[str, Format] = MappingProxyType(
-    {
-        f.name: f
-        for f in (
-            _plain("fp32", 32),
-            _plain("bf16", 16),
-            _plain("fp16", 16),
-            Format(
-                "int8",
-                QuantizationArgs(8, "int", "channel"),
-                backend="bitsandbytes",
-                numeric="int8",
-                input_activations=QuantizationArgs(8, "int", "token", dynamic=True),
-                parameters=MappingProxyType({"llm_int8_threshold": 6.0}),
-            ),
-            _four_bit("nf4"),
-            _four_bit("fp4"),
-            _announced("fp8", "fp8", 8, "float", activations=True),
-            _announced("fp8-weight-only", "fp8", 8, "float"),
-            _announced("int8-weight-only", "int8", 8, "int"),
-            _announced("w8a8", "int8", 8, "int", activations=True),
-            _announced("int4", "int4", 4, "int"),
-            _announced("awq", "int4", 4, "int"),
-            _announced("gptq", "int4", 4, "int"),
-            _announced("mxfp4", "mxfp4", 4, "float", activations=True),
-            _announced("nvfp4", "nvfp4", 4, "float", activations=True),
-            _announced("gguf", "int4", 4, "int"),
-        )
-    }
+ENTRY_POINTS = "pytest_quant.backends"
+_MODULES = (
+    "torch_native",
+    "bitsandbytes",
+    "torchao",
+    "quanto",
+    "hqq",
+    "gptqmodel",
+    "auto_round",
+    "compressed_tensors",
+    "finegrained_fp8",
+    "gguf",
 )
-"""Every format name; ``known`` tells which of them this version realizes."""
+
+_own: dict[str, tuple[Format, Backend]] = {}
+"""Those of the test suite that is run."""
 
 
 def get(name: str) -> Format:
     """The format of that name; :class:`UsageError` with the names there are."""
-    try:
-        return FORMATS[name]
-    except KeyError:
-        raise UsageError(f"unknown format {name!r}; the formats are {', '.join(FORMATS)}") from None
+    found = _find(name)
+    if found is None:
+        raise UsageError(f"unknown format {name!r}; the formats are {', '.join(formats())}")
+    return found
+
+
+def formats() -> Mapping[str, Format]:
+    """Every format by name: the built-in ones, those of other packages, and the test suite's own."""
+    everywhere = (*_built_in(), *_of_others())
+    known = {format.name: format for backend in everywhere for format in backend.formats}
+    return known | {name: format for name, (format, _) in _own.items()}
+
+
+def backend(format: Format) -> Backend:
+    """The backend of a format; imports none of its library."""
+    if format.base in _own:
+        return _own[format.base][1]
+    for known in (*_built_in(), *_of_others()):
+        if known.name == format.backend:
+            return known
+    raise UsageError(f"the format {format.name} names a backend {format.backend!r} that there is not")
+
+
+def backends() -> tuple[tuple[Backend, ...], tuple[UsageError, ...]]:
+    """Every backend that there is, and what is wrong with those of other packages that cannot be imported."""
+    sound, broken = _loaded()
+    return (*_built_in(), *sound), broken
+
+
+def add(format: Format, backend: Backend | None = None) -> None:
+    """Make a format of a test suite known, until :func:`forget`. :class:`UsageError` where its name is taken."""
+    if not isinstance(format, Format):
+        raise UsageError(f"{format!r} is not a format: make one with pytest_quant.formats.variant or custom")
+    if any(sign in format.name for sign in "+, ") or not format.name:
+        raise UsageError(f"{format.name!r} cannot be the name of a format: no comma, space or +")
+    if _find(format.name) is not None:
+        raise UsageError(f"there is a format {format.name!r} already; give yours another name")
+    _own[format.name] = (format, backend or globals()["backend"](format))
+
+
+def forget() -> None:
+    """Drop the test suite's own formats."""
+    _own.clear()
 
 
 def describe(format: Format) -> dict[str, Any]:
     """The format and its parameters as they go into a measurement's identity."""
-    weights = {"num_bits": format.weights.num_bits, "type": format.weights.type, "strategy": format.weights.strategy}
-    if format.weights.group_size is not None:
-        weights["group_size"] = format.weights.group_size
-    described: dict[str, Any] = {"name": format.name, "backend": format.backend, "weights": weights}
+    described: dict[str, Any] = {
+        "name": format.name,
+        "backend": format.backend,
+        "weights": _described(format.weights),
+    }
+    if format.from_checkpoint:  # what it was made with is the checkpoint's to say, unless a parameter demands it
+        for name in ("group_size", "symmetric"):
+            described["weights"].pop(name, None)
+    if format.kv_cache is not None:
+        described["kv_cache"] = format.kv_cache.described()
     if format.parameters:
         described["parameters"] = dict(format.parameters)
+    if format.exclude:
+        described["exclude"] = list(format.exclude)
     return described
+
+
+def _described(args: QuantizationArgs) -> dict[str, Any]:
+    described: dict[str, Any] = {"num_bits": args.num_bits, "type": args.type, "strategy": args.strategy}
+    if args.group_size is not None:
+        described["group_size"] = args.group_size
+    if not args.symmetric:
+        described["symmetric"] = False
+    return described
+
+
+def _find(name: str) -> Format | None:
+    base, plus, suffix = name.partition("+")
+    if plus:
+        found = _find(base)
+        return None if found is None else with_cache(found, suffix)
+    if name in _own:
+        return _own[name][0]
+    return _named(_built_in(), name) or _named(_of_others(), name)
+
+
+def _named(backends: Iterable[Backend], name: str) -> Format | None:
+    return next((format for backend in backends for format in backend.formats if format.name == name), None)
+
+
+@cache
+def _built_in() -> tuple[Backend, ...]:
+    return tuple(import_module(f"pytest_quant.formats.backends.{name}").BACKEND for name in _MODULES)
+
+
+@cache
+def _of_others() -> tuple[Backend, ...]:
+    """Those that other packages bring; one that cannot be imported is an error that names it."""
+    sound, broken = _loaded()
+    if broken:
+        raise broken[0]
+    return sound
+
+
+def _loaded() -> tuple[tuple[Backend, ...], tuple[UsageError, ...]]:
+    sound, broken = [], []
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            made = point.load()
+        except Exception as error:
+            wrong = UsageError(
+                f"the backend {point.name!r} ({point.value}) of another package cannot be imported: "
+                f"{type(error).__name__}: {error}; mend or uninstall it"
+            )
+            wrong.__cause__ = error
+            broken.append(wrong)
+            continue
+        if isinstance(made, Backend):
+            sound.append(made)
+        else:
+            broken.append(UsageError(f"the entry point {point.name!r} ({point.value}) is no pytest_quant Backend"))
+    return tuple(sound), tuple(broken)

@@ -19,8 +19,9 @@ def stamp(model: Any) -> tuple[object, ...]:
     )
     with torch.inference_mode():
         parameters = tuple(
-            (name, parameter.data_ptr(), str(parameter.dtype), tuple(parameter.shape), _values(parameter))
+            (name, part.data_ptr(), str(part.dtype), tuple(part.shape), _values(part))
             for name, parameter in (*model.named_parameters(), *model.named_buffers())
+            for part in _parts(parameter)
         )
     return modules, parameters
 
@@ -28,6 +29,13 @@ def stamp(model: Any) -> tuple[object, ...]:
 def _hooks(module: Any) -> tuple[object, ...]:
     """What stands between a call of a module and its class's forward."""
     return tuple(module._forward_hooks), tuple(module._forward_pre_hooks), id(vars(module).get("forward"))
+
+
+def _parts(tensor: Any) -> list[Any]:
+    """A tensor subclass's inner tensors, which it is made of; any other tensor itself."""
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    inner = flatten()[0] if flatten is not None else []
+    return [part for name in inner for part in _parts(getattr(tensor, name))] or [tensor]
 
 
 def _values(parameter: Any) -> tuple[str, ...]:

@@ -80,7 +80,8 @@ class Matrix:
             if row.backend == backend and capability in row.capabilities and row.devices.matches(device):
                 runs = "multiplies in it" if row.support.status == "native" else "unpacks it before the product"
                 reason = row.support.reason or f"{backend} runs {capability} here and {runs}"
-                return replace(row.support, reason=reason)
+                needed = row.support.needed or (_OWN_ROW if row.support.status == "unknown" else "")
+                return replace(row.support, reason=reason, needed=needed)
         if (backend, capability) in self.capabilities:
             reason = f"nobody has verified {backend}'s {capability} on {_class_of(device)}"
         else:
@@ -95,10 +96,7 @@ class Matrix:
         A weight-only format is never native, whatever the units: its kernel unpacks the weights first. What nobody
         has verified does not run (backend) and is not native (units).
         """
-        if not format.known:
-            reason = f"this version of pytest-quant does not realize {format.name} yet"
-            return Support("unsupported", reason, "the list of formats", "a later version of pytest-quant")
-        runs = self.backend(format.backend, device, self._capability(format))
+        runs = self.realized(format, device)
         if not runs.runs:
             reason = f"{format.backend} cannot run {format.name} here: {runs.reason}"
             if runs.status == "unknown":
@@ -108,14 +106,23 @@ class Matrix:
         answer = _combined(format, runs, units)
         if require_native is True and answer.status != "native":
             return _refused(format, answer, "native units were required (require_native=True)")
-        activations = format.quantized and not format.weight_only
+        activations = format.input_activations is not None
         if require_native is None and activations and units.status != "native":
             return _refused(format, answer, "it quantizes activations too, which gains nothing without such units")
         return answer
 
+    def realized(self, format: Format, device: Device) -> Support:
+        """What the backend of a format can do with it on the device, whatever the units."""
+        return self.backend(format.backend, device, self._capability(format))
+
     def _capability(self, format: Format) -> str:
-        """A format is asked for by its name or, when the backend has no such row, by its numeric type."""
-        return format.name if (format.backend, format.name) in self.capabilities else format.numeric
+        """What the rows call the format: its name, that of the format which it is a variant of, either without ``@...``
+        or, where the backend has no such row, its numeric type (with ``-weight-only`` where it is). A KV cache format
+        (``+...``) is not asked for here."""
+        names = [part for name in (format.base, format.variant_of) for part in (name, name.partition("@")[0])]
+        weights = [f"{format.numeric}-weight-only"] if format.weight_only else []
+        known = set(self.capabilities)
+        return next((name for name in names + weights if (format.backend, name) in known), format.numeric)
 
     def _note(self, origin: str) -> str:
         first = self.files[0]
@@ -178,7 +185,7 @@ def explain_skip(format: Format, device: Device, support: Support) -> Unsupporte
     if support.packages:
         needed += f", with {' and '.join(support.packages)}"
     return Unsupported(
-        asked=f"{format.name} ({format.backend})" if format.known else format.name,
+        asked=f"{format.name} ({format.backend})",
         found=f"{device}: {support.reason}",
         needed=needed,
     )

@@ -33,17 +33,18 @@ class Held(Protocol):
 
 
 def used_bytes(model: Held, of: str, tokens: NDArray[np.int64] | None, batch_size: int, context: int) -> int:
-    """Bytes of ``weights`` (true storages, as loaded), of the ``kv_cache`` after a context, or at the ``peak``:
-    the weights and what scoring a batch of that context takes on top. Weights need no tokens."""
+    """Bytes of ``weights`` (true storages, unpacked where the engine unpacks them), of the ``kv_cache`` after a
+    context, or at the ``peak``: the weights and what scoring a batch of that context takes on top. Weights need no
+    tokens."""
     if of == "weights" or tokens is None:
-        return model.proof.weight_bytes
+        return model.proof.held_bytes
     if model.max_positions is not None and context > model.max_positions:
         raise UsageError(f"context={context} does not fit the model's {model.max_positions} positions")
     batch = prompt(tokens, Workload(batch_size=batch_size, prompt_tokens=context))
     if of == "kv_cache":
         return model.kv_cache_bytes(batch)
     model.token_nll(batch[:, :16])  # kernels and repacked weights are not part of one batch's peak
-    return model.proof.weight_bytes + peak_above_start(model.device, lambda: model.token_nll(batch))
+    return model.proof.held_bytes + peak_above_start(model.device, lambda: model.token_nll(batch))
 
 
 def memory_budget(format_bytes: int, reference_bytes: int | None) -> tuple[Mapping[str, Quantity], Mapping[str, float]]:

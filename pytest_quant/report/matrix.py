@@ -79,8 +79,11 @@ def _one_device(matrix: Matrix, label: str, device: Device) -> list[str]:
     for numeric in NUMERICS:
         lines += _answer(numeric, matrix.units(numeric, device))
     lines += ["", "What each backend can run (when it is installed)"]
+    answers: dict[tuple[str, Support], list[str]] = {}
     for backend, capability in sorted(matrix.capabilities):
-        lines += _answer(f"{backend} {capability}", matrix.backend(backend, device, capability))
+        answers.setdefault((backend, matrix.backend(backend, device, capability)), []).append(capability)
+    for (backend, support), capabilities in answers.items():
+        lines += _answer(f"{backend} {', '.join(capabilities)}", support)
     return lines
 
 

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 import pytest
 
 from pytest_quant.errors import QuantError
+from pytest_quant.formats.format import Format
 from pytest_quant.hardware import Device
-from pytest_quant.plan import Planned, plan
+from pytest_quant.hardware.matrix import Support
+from pytest_quant.plan import Planned, check_elsewhere, plan
 from pytest_quant.report.figures import shown_bytes
 from pytest_quant.run import Run
+from pytest_quant.spec import ModelSpec
 
 
 def show(run: Run, items: Sequence[pytest.Item]) -> None:
@@ -21,13 +24,18 @@ def show(run: Run, items: Sequence[pytest.Item]) -> None:
         matrix = run.session.matrix
     except QuantError as error:
         raise pytest.UsageError(str(error)) from None
+
+    def check_here(spec: ModelSpec, format: Format, *_: object) -> Support:
+        return run.session.check(spec, format.name)
+
+    may = check_here if here else check_elsewhere
     reporter.section("quantization plan", sep="=")
     reporter.write_line(describe(device))
     for item in items:
         target = run.target(item)
         if target is None:
             continue
-        for line in plan(item.nodeid, target.spec, target.formats, device, matrix, here=here):
+        for line in plan(item.nodeid, target.spec, target.formats, device, matrix, may):
             reporter.write_line(render(line), yellow=line.skip is not None, green=line.skip is None)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_quant.ledger import Ledger
+from pytest_quant.model import FLATTERED, NO_RECORD
 from pytest_quant.report.figures import shown_value
 
 _HEADERS = ("format", "metric", "value", "limit", "baseline", "verdict")
@@ -53,6 +54,10 @@ def summarize(
             reporter.write_line(row[-1], **_COLOURS[row[-1]])
     for colour, line in dict.fromkeys(line for record in ledger.records for line in _explanations(record)):
         reporter.write_line(line, **_COLOURS[colour])
+    for name, recipe in dict.fromkeys(
+        _recipe(record) for record in ledger.records if "recipe" in record.get("proof", {})
+    ):
+        reporter.write_line(f"{name}: {recipe}", yellow=recipe == NO_RECORD or recipe.endswith(FLATTERED))
     if ledger.skipped:
         reporter.write_line("")
         for skip in ledger.skipped.values():
@@ -99,6 +104,11 @@ def _metric(record: Mapping[str, Any]) -> str:
     }
     batch = parameters.get("batch_size", 1)
     return words[record["metric"]] + (f" b{batch}" if batch != 1 else "")
+
+
+def _recipe(record: Mapping[str, Any]) -> tuple[str, str]:
+    """The format, and how its checkpoint was made."""
+    return record["format"], record["proof"]["recipe"]
 
 
 def _explanations(record: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

@@ -35,6 +35,23 @@ class FakeEncoder:
         return np.array(ids, dtype=np.int64)
 
 
+class ByteEncoder:
+    """One token a byte; 0 stands between documents."""
+
+    prefix_text = "\0"
+    bos = None
+    prefix = 0
+
+    def stream(self, text: str) -> np.ndarray:
+        return self.bare(text)
+
+    def bare(self, text: str) -> np.ndarray:
+        return np.frombuffer(text.encode("latin-1"), dtype=np.uint8).astype(np.int64)
+
+    def chat(self, messages) -> str:
+        return "".join(f"<{each['role']}>{each['content']}" for each in messages)
+
+
 def positions(tokens: int, start: int = 100) -> str:
     """The text of tokens 100, 101, ..."""
     return " ".join(str(start + position) for position in range(tokens))

@@ -128,3 +128,21 @@ def test_corpora_import_neither_torch_nor_pytest():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_python_docstrings_are_what_the_standard_library_says_of_itself():
+    import json
+
+    corpus = texts.load("python-docstrings")
+    assert len(corpus.documents) > 300
+    assert any(json.dumps.__doc__.strip().splitlines()[0] in document for document in corpus.documents)
+    assert not any("test_" in document[:40] for document in corpus.documents[:50])
+    assert corpus.sha256 != texts.load("python-docs").sha256
+
+
+def test_python_docstrings_without_sources_say_so(monkeypatch, tmp_path):
+    from pytest_quant.corpora import python_docstrings
+
+    monkeypatch.setattr(python_docstrings.sysconfig, "get_path", lambda name: str(tmp_path))
+    with pytest.raises(UsageError, match="holds no Python sources"):
+        texts.load("python-docstrings")

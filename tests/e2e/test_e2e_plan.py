@@ -34,7 +34,8 @@ def test_for_the_six_gpus(project, name, architecture):
     result = project.run("--quant-plan", f"--quant-device={name}")
     assert result.ret == 0
     result.assert_outcomes()
-    fp8 = "*fp8: *does not know how to load it yet*" if architecture in ("sm_89", "sm_90") else "*fp8: asked: *8.9*"
+    units = architecture in ("sm_89", "sm_90")
+    fp8 = "run   *fp8: native, weights *" if units else "skip  *fp8: asked: fp8 (torchao); found: *; needed: *8.9*"
     result.stdout.fnmatch_lines(
         [
             f"{name} [[]{architecture}[]]: *GB, *GB/s",
@@ -44,9 +45,59 @@ def test_for_the_six_gpus(project, name, architecture):
         ],
         consecutive=False,
     )
-    result.stdout.fnmatch_lines([f"skip  test_quant.py::test_it[[]fp8[]]  {fp8.lstrip('*')}"])
+    result.stdout.fnmatch_lines([fp8.replace("*", "test_quant.py::test_it[[]fp8[]]  ", 1)])
     result.stdout.fnmatch_lines(["run   test_quant.py::test_native[[]bf16[]]  bf16: native, *"])
     assert project.baselines == {}
+
+
+OTHERS = """
+import pytest
+
+FORMATS = ["w8a8", "int4", "nvfp4", "int4@quanto", "gptq", "w8a8@compressed-tensors", "fp8@finegrained-fp8"]
+
+@pytest.mark.quant(formats=FORMATS, reference="fp16")
+@pytest.mark.memory_budget(max_gb=1)
+def test_it(quant_model): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "NVIDIA H100 80GB HBM3",
+            "w8a8: native|int4: dequantized|nvfp4: asked: nvfp4 (torchao); found: NVIDIA H100*10.0|"
+            "int4@quanto: dequantized|gptq: dequantized|w8a8@compressed-tensors: dequantized|"
+            "fp8@finegrained-fp8: native",
+        ),
+        (
+            "V100",
+            "w8a8: asked: *7.5|int4: asked: *8.0|nvfp4: asked: *10.0|int4@quanto: dequantized|gptq: dequantized|"
+            "w8a8@compressed-tensors: asked: *7.5|fp8@finegrained-fp8: asked: *silently loads the model in bf16",
+        ),
+        (
+            "MI300X",
+            "w8a8: native|int4: asked: *it is not known that int4 runs here*|nvfp4: asked: *10.0|"
+            "int4@quanto: dequantized|gptq: dequantized|w8a8@compressed-tensors: dequantized|"
+            "fp8@finegrained-fp8: asked: *it is not known",
+        ),
+    ],
+)
+def test_formats_of_other_libraries_whatever_is_installed_here(project, monkeypatch, name, said):
+    from importlib.metadata import PackageNotFoundError
+
+    def nothing(distribution):
+        raise PackageNotFoundError(distribution)
+
+    monkeypatch.setattr("pytest_quant.formats.backend.version", nothing)
+    project.test(OTHERS)
+    result = project.run("--quant-plan", f"--quant-device={name}")
+    assert result.ret == 0
+    lines = [
+        f"{'skip' if ': asked: ' in words else 'run '}  test_quant.py::test_it[[]{words.partition(':')[0]}[]]  {words}*"
+        for words in said.split("|")
+    ]
+    result.stdout.fnmatch_lines(lines)
 
 
 def test_a_t4_has_no_bf16_units(project):

@@ -4,36 +4,37 @@ from __future__ import annotations
 
 import pytest
 
-FP8 = """
+NVFP4 = """
 import pytest
 
-@pytest.mark.quant(formats=["fp8"])
+@pytest.mark.quant(formats=["nvfp4"])
 @pytest.mark.perplexity_delta(max=1)
-def test_fp8(quant_model): ...
+def test_nvfp4(quant_model): ...
 """
 TWO = """
 import pytest
 
-@pytest.mark.quant(formats=["int8", "fp8"])
+@pytest.mark.quant(formats=["int8", "nvfp4"])
 @pytest.mark.memory_budget(max_gb=1)
 def test_two(quant_model): ...
 """
 
 
-def test_a_format_that_is_not_known_yet_is_skipped_with_the_three_parts(project):
-    project.test(FP8)
+def test_a_format_that_the_hardware_cannot_run_is_skipped_with_the_three_parts(project):
+    project.test(NVFP4)
     result, record = project.record()
     assert result.ret == 0
     result.assert_outcomes(skipped=1)
     (skip,) = record["skipped"]
-    assert skip["format"] == "fp8"
-    assert skip["test"] == "test_quant.py::test_fp8[fp8]"
-    assert all(part in skip["reason"] for part in ("asked: the format fp8", "found: ", "needed: "))
-    result.stdout.fnmatch_lines(["not measured: test_quant.py::test_fp8[[]fp8[]]: fp8: asked: *"])
+    assert skip["format"] == "nvfp4"
+    assert skip["test"] == "test_quant.py::test_nvfp4[nvfp4]"
+    assert all(part in skip["reason"] for part in ("asked: nvfp4 (torchao)", "found: ", "needed: "))
+    assert skip["reason"].endswith("; or instead nvfp4-weight-only, which can run here")
+    result.stdout.fnmatch_lines(["not measured: test_quant.py::test_nvfp4[[]nvfp4[]]: nvfp4: asked: *"])
 
 
 def test_everything_skipped_is_not_green_where_baselines_are_required(project):
-    project.test(FP8)
+    project.test(NVFP4)
     assert project.gate().ret == 0
     result = project.gate("--quant-missing=fail")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
@@ -42,7 +43,7 @@ def test_everything_skipped_is_not_green_where_baselines_are_required(project):
 
 def test_ci_requires_baselines_by_default(project, monkeypatch):
     monkeypatch.setenv("CI", "true")
-    project.test(FP8)
+    project.test(NVFP4)
     assert project.gate().ret == pytest.ExitCode.TESTS_FAILED
 
 
@@ -50,9 +51,9 @@ def test_require_is_an_error_unless_each_format_was_measured(project):
     project.test(TWO)
     held = project.gate("--quant-require=int8")
     assert held.ret == 0
-    broken = project.gate("--quant-require=int8,fp8")
+    broken = project.gate("--quant-require=int8,nvfp4")
     assert broken.ret == pytest.ExitCode.TESTS_FAILED
-    broken.stdout.fnmatch_lines(["ERROR: --quant-require: fp8 was not measured (fp8: asked: the format fp8*"])
+    broken.stdout.fnmatch_lines(["ERROR: --quant-require: nvfp4 was not measured (nvfp4: asked: nvfp4 (torchao)*"])
     nothing = project.gate("--quant-require=nf4")
     assert nothing.ret == pytest.ExitCode.TESTS_FAILED
     nothing.stdout.fnmatch_lines(["ERROR: --quant-require: nf4 was not measured (no test that ran asked for it)"])
@@ -65,9 +66,14 @@ def test_require_without_any_quantization_test(project):
 
 
 def test_a_missing_package_is_a_skip_with_the_pip_install(project, monkeypatch):
-    from pytest_quant.formats import backend
+    from importlib.metadata import PackageNotFoundError, version
 
-    monkeypatch.setattr(backend, "_installed", lambda package: package != "bitsandbytes")
+    def answer(name):
+        if name == "bitsandbytes":
+            raise PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr("pytest_quant.formats.backend.version", answer)
     project.test(TWO)
     result = project.run("-rs")
     result.assert_outcomes(skipped=2)
@@ -126,7 +132,7 @@ def test_a_fixture_for_each_format(project):
             assert nf4_model.support.status == "dequantized"
             assert isinstance(nf4_model.generate("The quick", max_new_tokens=4), str)
 
-        def test_fp8(fp8_model): ...
+        def test_nvfp4(nvfp4_model): ...
 
         def test_hardware(quant_hardware, quant_support):
             assert quant_hardware.name

@@ -20,7 +20,7 @@ CHUNKS = {"whole": 1 << 23, "several and a rest": 256 * 7 + 5, "row by row": 1}
 def loaded(folder: Any) -> Any:
     from pytest_quant.engines.loading import load
     from pytest_quant.formats import registry
-    from pytest_quant.formats.backend import backend
+    from pytest_quant.formats.registry import backend
     from pytest_quant.hardware import detect
 
     format = registry.get("fp32")

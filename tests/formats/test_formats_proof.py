@@ -9,8 +9,8 @@ from pytest_quant.engines import loading as engine
 from pytest_quant.engines.source import ModelSource
 from pytest_quant.errors import ProofFailed
 from pytest_quant.formats import registry
-from pytest_quant.formats.backend import backend
 from pytest_quant.formats.proof import prove
+from pytest_quant.formats.registry import backend
 from pytest_quant.hardware import detect
 
 

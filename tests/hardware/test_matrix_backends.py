@@ -197,13 +197,31 @@ def test_a_weight_only_format_of_a_native_type_is_still_dequantized() -> None:
 def test_a_format_of_another_name_is_asked_for_by_its_numeric_type() -> None:
     own = Format("nf4-double", QuantizationArgs(4, "float", "group"), "bitsandbytes", "nf4")
     assert load().support(own, cuda(8, 0)).status == "dequantized"
+    int8 = QuantizationArgs(8, "int", "channel")
+    assert load().support(Format("mine", int8, "torchao", "int8"), cuda(8, 0)).status == "dequantized"
+    assert load().support(Format("mine", int8, "torchao", "fp8", int8), cuda(8, 9)).status == "native"
 
 
-def test_a_format_that_this_version_does_not_realize_is_unsupported() -> None:
-    later = Format("awq", QuantizationArgs(4, "int"), "none", "awq", known=False)
-    support = load().support(later, cuda(8, 0))
-    assert support.status == "unsupported"
-    assert "does not realize awq" in support.reason
+def test_a_format_of_another_library_is_asked_for_without_it() -> None:
+    weights = QuantizationArgs(4, "int", "group", group_size=128)
+    for name in ("int4@quanto", "int4@quanto+kv-int4"):
+        support = load().support(Format(name, weights, "quanto", "int4"), cuda(8, 0))
+        assert support.status == "dequantized"
+        assert "AWQ" in support.reason
+
+
+def test_a_variant_is_asked_for_by_what_it_varies() -> None:
+    weights = QuantizationArgs(4, "int", "group", group_size=32)
+    variant = Format("small-groups", weights, "torchao", "int4", variant_of="int4-unpacked")
+    assert load().support(variant, cpu("avx2")).status == "dequantized"
+    assert load().support(Format("packed", weights, "torchao", "int4"), cpu("avx2")).status == "unsupported"
+
+
+def test_what_is_unknown_says_how_to_make_it_known() -> None:
+    for backend, capability in load().capabilities:
+        for device in (MPS, XPU, rocm("gfx942"), cuda(8, 0), cpu("avx2")):
+            support = load().backend(backend, device, capability)
+            assert support.runs or support.needed, (backend, capability)
 
 
 def test_a_skip_names_what_was_asked_found_and_needed() -> None:

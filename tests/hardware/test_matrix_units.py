@@ -31,46 +31,46 @@ NVIDIA = {
 }
 AMD_TYPES = "fp32 fp16 bf16 tf32 fp8 fp8_e5m2 int8 int4 mxfp4 mxfp8 nf4 fp4 nvfp4"
 AMD = {
-    "gfx908": "N N N - E E N E E E E E ?",
-    "gfx90a": "N N N - E E N E E E E E ?",
-    "gfx90a:sramecc+:xnack-": "N N N - E E N E E E E E ?",
-    "gfx942": "N N N N N N N E E E E E ?",
+    "gfx908": "N N N - E E N E E E E E E",
+    "gfx90a": "N N N - E E N E E E E E E",
+    "gfx90a:sramecc+:xnack-": "N N N - E E N E E E E E E",
+    "gfx942": "N N N N N N N E E E E E E",
     "gfx950": "N N N - N N N E N N E E ?",
-    "gfx1030": "N N E - E E E E E E E E ?",
-    "gfx1100": "N N N - E E N N E E E E ?",
-    "gfx1151": "N N N - E E N N E E E E ?",
-    "gfx1200": "N N N - N N N N E E E E ?",
-    "gfx1201": "N N N - N N N N E E E E ?",
+    "gfx1030": "N N E - E E E E E E E E E",
+    "gfx1100": "N N N - E E N N E E E E E",
+    "gfx1151": "N N N - E E N N E E E E E",
+    "gfx1200": "N N N - N N N N E E E E E",
+    "gfx1201": "N N N - N N N N E E E E E",
     "gfx1300": "N ? ? ? ? ? ? ? ? ? E E ?",
 }
-INTEL_TYPES = "fp32 fp16 bf16 int8 fp8 fp8_e5m2 int4 nf4 tf32"
+INTEL_TYPES = "fp32 fp16 bf16 int8 fp8 fp8_e5m2 int4 mxfp4 nvfp4 nf4 tf32"
 INTEL = {
-    "xe-lp": "N N E N - - - E ?",
-    "xe-lpg": "N N E N - - - E ?",
-    "xe-hpg": "N N N N E E E E ?",
-    "xe-hpc": "N N N N E E E E ?",
-    "xe2": "N N N N E E E E ?",
-    "xe3-lpg": "N N N N E E E E ?",
-    "unheard-of": "? ? ? ? ? ? ? E ?",
+    "xe-lp": "N N E N - - - - - E ?",
+    "xe-lpg": "N N E N - - - - - E ?",
+    "xe-hpg": "N N N N E E E - - E ?",
+    "xe-hpc": "N N N N E E E E E E ?",
+    "xe2": "N N N N E E E E E E ?",
+    "xe3-lpg": "N N N N E E E E E E ?",
+    "unheard-of": "? ? ? ? ? ? ? ? ? E ?",
 }
-CPU_TYPES = "fp32 bf16 fp16 int8 fp8 fp8_e5m2 int4 nf4 fp4"
+CPU_TYPES = "fp32 bf16 fp16 int8 fp8 fp8_e5m2 int4 nf4 fp4 mxfp8 mxfp4 nvfp4"
 X86 = {
-    "": "N ? ? ? ? ? ? E E",
-    "avx2": "N E E N E E E E E",
-    "avx2 avx_vnni": "N E E N E E E E E",
-    "avx2 avx_vnni avx_ne_convert": "N E E N E E E E E",
-    "avx2 avx512": "N E E N E E E E E",
-    "avx2 avx512 avx512_vnni": "N E E N E E E E E",
-    "avx2 avx512 avx512_vnni avx512_bf16": "N N E N E E E E E",
-    "avx2 avx512 avx512_vnni avx512_bf16 amx_int8 amx_bf16": "N N E N E E E E E",
-    "avx2 avx512 avx512_vnni avx512_bf16 avx512_fp16 amx_int8 amx_bf16": "N N N N E E E E E",
-    "avx2 avx512 avx512_vnni avx512_bf16 amx_int8 amx_bf16 amx_fp16": "N N N N E E E E E",
-    "avx2 avx512 avx512_vnni avx512_bf16 amx_int8 amx_bf16 amx_fp16 amx_fp8": "N N N N N N E E E",
+    "": "N ? ? ? ? ? ? E E E E E",
+    "avx2": "N E E N E E E E E E E E",
+    "avx2 avx_vnni": "N E E N E E E E E E E E",
+    "avx2 avx_vnni avx_ne_convert": "N E E N E E E E E E E E",
+    "avx2 avx512": "N E E N E E E E E E E E",
+    "avx2 avx512 avx512_vnni": "N E E N E E E E E E E E",
+    "avx2 avx512 avx512_vnni avx512_bf16": "N N E N E E E E E E E E",
+    "avx2 avx512 avx512_vnni avx512_bf16 amx_int8 amx_bf16": "N N E N E E E E E E E E",
+    "avx2 avx512 avx512_vnni avx512_bf16 avx512_fp16 amx_int8 amx_bf16": "N N N N E E E E E E E E",
+    "avx2 avx512 avx512_vnni avx512_bf16 amx_int8 amx_bf16 amx_fp16": "N N N N E E E E E E E E",
+    "avx2 avx512 avx512_vnni avx512_bf16 amx_int8 amx_bf16 amx_fp16 amx_fp8": "N N N N N N E E E E E E",
 }
 ARM = {
-    "": "N E ? E E E E E E",
-    "dotprod": "N E ? N E E E E E",
-    "dotprod i8mm bf16 sve": "N N ? N E E E E E",
+    "": "N E ? E E E E E E E E E",
+    "dotprod": "N E ? N E E E E E E E E",
+    "dotprod i8mm bf16 sve": "N N ? N E E E E E E E E",
 }
 STATUS = {"N": "native", "E": "dequantized", "-": "unsupported", "?": "unknown"}
 

@@ -113,7 +113,7 @@ def pair(tiny_llama):
 
     from pytest_quant.engines.loading import load
     from pytest_quant.formats import registry
-    from pytest_quant.formats.backend import backend
+    from pytest_quant.formats.registry import backend
     from pytest_quant.hardware import detect
 
     found = []

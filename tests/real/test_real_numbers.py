@@ -13,7 +13,7 @@ from pytest_quant.engines import loading as engine
 from pytest_quant.engines.source import ModelSource
 from pytest_quant.engines.tokens import Tokens
 from pytest_quant.formats import registry
-from pytest_quant.formats.backend import backend
+from pytest_quant.formats.registry import backend
 from pytest_quant.hardware import detect
 from pytest_quant.metrics import divergence, pairing
 from pytest_quant.metrics.evidence import Evidence

@@ -3,32 +3,60 @@
 from __future__ import annotations
 
 import logging
+from types import MappingProxyType
 from typing import Any
 
-from pytest_quant.formats.backend import Stored
-from pytest_quant.formats.format import Format
+from pytest_quant.formats.backend import Asked, Backend, FromPretrained, Stored
+from pytest_quant.formats.format import Format, QuantizationArgs
+
+# One absmax for a block of 64 weights; double quantization stores that absmax in 8 bits, with one 32-bit scale for 256
+# of them (QLoRA, Dettmers et al. 2023, section 3).
+_BLOCK = 64
+_DOUBLE_QUANT_BITS = 8 / _BLOCK + 32 / (_BLOCK * 256)
 
 
-class Bitsandbytes:
+def _four_bit(name: str) -> Format:
+    parameters = {"bnb_4bit_quant_type": name, "bnb_4bit_use_double_quant": True, "block_size": _BLOCK}
+    weights = QuantizationArgs(4, "float", "group", group_size=_BLOCK)
+    return Format(
+        name, weights, "bitsandbytes", name, scale_bits=_DOUBLE_QUANT_BITS, parameters=MappingProxyType(parameters)
+    )
+
+
+class Bitsandbytes(Backend):
     """Quantizes on loading, through transformers' ``BitsAndBytesConfig``."""
 
     name = "bitsandbytes"
-    packages = ("torch", "transformers", "accelerate", "safetensors", "bitsandbytes")
-    extra = "bitsandbytes"
+    requires = ("torch", "transformers", "accelerate", "safetensors", "bitsandbytes")
+    install = "'pytest-quant[bitsandbytes]'"
+    formats = (
+        Format(
+            "int8",
+            QuantizationArgs(8, "int", "channel"),
+            backend="bitsandbytes",
+            numeric="int8",
+            input_activations=QuantizationArgs(8, "int", "token", dynamic=True),
+            parameters=MappingProxyType({"llm_int8_threshold": 6.0}),
+        ),
+        _four_bit("nf4"),
+        _four_bit("fp4"),
+    )
 
-    def load_arguments(self, format: Format, compute_dtype: str) -> dict[str, Any]:
+    def open(self, asked: Asked, from_pretrained: FromPretrained) -> Any:
         import torch
         from transformers import BitsAndBytesConfig
 
         _silence_cast_messages()
-        dtype = getattr(torch, compute_dtype)
-        wanted = dict(format.parameters)
-        if format.name == "int8":
+        dtype = getattr(torch, asked.compute_dtype)
+        wanted = dict(asked.format.parameters)
+        if asked.excluded:
+            wanted["llm_int8_skip_modules"] = ["lm_head", *asked.excluded]
+        if asked.format.weights.num_bits == 8:
             config = BitsAndBytesConfig(load_in_8bit=True, **wanted)
         else:
             wanted.pop("block_size")  # 64 is what bitsandbytes does; the proof checks it
             config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=dtype, **wanted)
-        return {"dtype": dtype, "quantization_config": config}
+        return from_pretrained(asked.model, dtype=dtype, quantization_config=config)
 
     def stored(self, module: Any) -> Stored | None:
         import bitsandbytes as bnb
