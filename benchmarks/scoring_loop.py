@@ -25,7 +25,7 @@ from pytest_quant.engines import loading
 from pytest_quant.engines.memory import peak_above_start
 from pytest_quant.engines.source import ModelSource
 from pytest_quant.formats import registry
-from pytest_quant.formats.backend import backend
+from pytest_quant.formats.registry import backend
 from pytest_quant.hardware import detect
 from pytest_quant.metrics import pairing
 

@@ -25,7 +25,7 @@ def test_fast(quant_model):
     assert quant_model.proof.quantized_weight_share == 1.0
 
 
-@pytest.mark.quant(formats=["bf16", "fp8"], reference="fp32")
+@pytest.mark.quant(formats=["bf16", "int8-weight-only", "fp8"], reference="fp32")
 @pytest.mark.memory_budget(max_ratio=0.6)
 def test_the_next_formats(quant_model):
     """A format that cannot run here is skipped, with what was asked, what was found and what would be needed."""

@@ -14,11 +14,22 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
+CONFTEST = "# conftest.py"
+
+
 def blocks(kind: str):
+    """Each block of a kind; a conftest.py belongs to the Python block after it."""
     for page in PAGES:
+        conftest = ""
         for number, match in enumerate(BLOCK.finditer(page.read_text(encoding="utf-8"))):
-            if match[1] == kind:
-                yield pytest.param(match[2], id=f"{page.stem}-{number}")
+            if match[1] != kind:
+                continue
+            if match[2].startswith(CONFTEST):
+                conftest = match[2]
+                continue
+            source = (match[2], conftest) if kind == "python" else (match[2],)
+            yield pytest.param(*source, id=f"{page.stem}-{number}")
+            conftest = ""
 
 
 def commands(block: str):
@@ -35,8 +46,9 @@ def test_there_are_examples():
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("source", blocks("python"))
-def test_python(real_project, source):
+@pytest.mark.parametrize("source, conftest", blocks("python"))
+def test_python(real_project, source, conftest):
+    real_project.conftest(conftest)
     real_project.ini(f"quant_model = {real_project.model}", "quant_max_windows = 4")
     settings = (real_project.path / "pytest.ini").read_text().replace("quant_corpus = corpus.txt\n", "")
     settings = settings.replace("gptq-64", "gptq-256")
