@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_models import SENTENCE, save_llama
 
 ROOT = Path(__file__).parent.parent
-SENTENCE = "The quick brown fox jumps over the lazy dog. "
 REAL = ROOT / ".models" / "SmolLM2-135M-Instruct"
 
 
@@ -46,31 +46,7 @@ def byte_tokenizer():
 def tiny_llama(tmp_path_factory, byte_tokenizer) -> Path:
     """A Llama of two small layers that learnt one sentence, so that damage makes it worse: for logic, never for
     a claim about a number."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=256,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=512,
-    )
-    model = LlamaForCausalLM(config)
-    tokens = torch.tensor(byte_tokenizer(SENTENCE * 6)["input_ids"])
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for step in range(60):
-        batch = torch.stack([tokens[start : start + 64] for start in range(step % 8, step % 8 + 64, 16)])
-        optimizer.zero_grad()
-        model(batch, labels=batch).loss.backward()
-        optimizer.step()
-    model.save_pretrained(folder)
-    byte_tokenizer.save_pretrained(folder)
-    return folder
+    return save_llama(tmp_path_factory.mktemp("models") / "tiny-llama", byte_tokenizer, learn=60)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import compressed_tensors.quantization  # noqa: F401  while collecting, so that 
 import numpy as np
 import pytest
 import torch
+from small_models import save_llama
 
 from pytest_quant.engines import loading
 from pytest_quant.engines.source import ModelSource
@@ -67,22 +68,8 @@ PROVEN = {
 @pytest.fixture(scope="module")
 def base(tmp_path_factory, byte_tokenizer):
     """A tiny Llama whose sizes the groups divide."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("compressed") / "base"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=256,
-        hidden_size=HIDDEN,
-        intermediate_size=2 * HIDDEN,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    byte_tokenizer.save_pretrained(folder)
-    return folder
+    sizes = {"hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_attention_heads": 4, "num_key_value_heads": 2}
+    return save_llama(tmp_path_factory.mktemp("compressed") / "base", byte_tokenizer, **sizes)
 
 
 @pytest.fixture(scope="module")

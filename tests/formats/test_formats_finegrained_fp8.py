@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_models import save_llama
 
 from pytest_quant.engines import loading
 from pytest_quant.engines.source import ModelSource
@@ -28,22 +29,8 @@ def device(kind, capability=None):
 @pytest.fixture(scope="module")
 def base(tmp_path_factory, byte_tokenizer):
     """A tiny Llama whose sizes blocks of 128 divide."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("finegrained") / "base"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=256,
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    byte_tokenizer.save_pretrained(folder)
-    return folder
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_key_value_heads": 2}
+    return save_llama(tmp_path_factory.mktemp("finegrained") / "base", byte_tokenizer, **sizes)
 
 
 def blocks(weight, size):

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from small_models import SENTENCE, save_llama
 
 from pytest_quant.engines import loading
 from pytest_quant.engines.source import ModelSource
@@ -20,7 +21,6 @@ from pytest_quant.formats.backends.gptqmodel import BACKEND
 from pytest_quant.formats.proof import prove
 from pytest_quant.hardware import detect
 
-SENTENCE = "The quick brown fox jumps over the lazy dog. "
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 DOWN = tuple(f"model.layers.{layer}.mlp.down_proj" for layer in (0, 1))
 
@@ -35,30 +35,8 @@ def _without_cuda():
 @pytest.fixture(scope="module")
 def base(tmp_path_factory, byte_tokenizer):
     """A Llama as wide as AWQ's clip search wants it (64 outputs at least), that learnt a sentence."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("models") / "base"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=256,
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=512,
-    )
-    model = LlamaForCausalLM(config)
-    tokens = torch.tensor(byte_tokenizer(SENTENCE * 6)["input_ids"])
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for step in range(40):
-        batch = torch.stack([tokens[start : start + 64] for start in range(step % 8, step % 8 + 64, 16)])
-        optimizer.zero_grad()
-        model(batch, labels=batch).loss.backward()
-        optimizer.step()
-    model.save_pretrained(folder)
-    byte_tokenizer.save_pretrained(folder)
-    return folder
+    sizes = {"hidden_size": 128, "intermediate_size": 256}
+    return save_llama(tmp_path_factory.mktemp("models") / "base", byte_tokenizer, learn=40, rate=5e-3, **sizes)
 
 
 @pytest.fixture(scope="module")

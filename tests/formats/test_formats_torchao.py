@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_models import save_llama
 
 from pytest_quant.engines import loading as engine
 from pytest_quant.engines.source import ModelSource
@@ -292,21 +293,8 @@ def test_what_a_cpu_cannot_run_is_skipped_in_the_librarys_words(tiny_llama, name
 @pytest.fixture(scope="module")
 def odd_llama(tmp_path_factory, byte_tokenizer):
     """Layers of 72 and 144 inputs, which neither 64 nor 32 nor 16 divides all of."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("models") / "odd-llama"
-    config = LlamaConfig(
-        vocab_size=256,
-        hidden_size=72,
-        intermediate_size=144,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=32,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    byte_tokenizer.save_pretrained(folder)
-    return folder
+    sizes = {"hidden_size": 72, "intermediate_size": 144, "num_hidden_layers": 1, "head_dim": 32}
+    return save_llama(tmp_path_factory.mktemp("models") / "odd-llama", byte_tokenizer, **sizes)
 
 
 @pytest.mark.parametrize("name, multiple", [("int4-unpacked", 64), ("mxfp4", 32), ("nvfp4-weight-only", 16)])

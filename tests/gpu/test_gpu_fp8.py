@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from small_models import save_llama
 
 pytestmark = pytest.mark.gpu
 torch = pytest.importorskip("torch")
@@ -25,22 +26,8 @@ FINEGRAINED = registry.get("fp8@finegrained-fp8")
 @pytest.fixture(scope="module")
 def base(tmp_path_factory, byte_tokenizer):
     """A tiny Llama whose sizes blocks of 128 divide."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("fp8") / "base"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=256,
-        hidden_size=256,
-        intermediate_size=512,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    byte_tokenizer.save_pretrained(folder)
-    return folder
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2}
+    return save_llama(tmp_path_factory.mktemp("fp8") / "base", byte_tokenizer, **sizes)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from small_models import save_llama
 
 from pytest_quant.engines import loading as engine
 from pytest_quant.engines.source import ModelSource
@@ -38,22 +39,8 @@ QUANTO = ["int8-weight-only@quanto", "int4@quanto", "fp8-weight-only@quanto"]
 @pytest.fixture(scope="module")
 def wide_llama(tmp_path_factory, byte_tokenizer):
     """Layers of 1024 inputs, which tiles of int4 fill without padding."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("models") / "wide-llama"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=256,
-        hidden_size=1024,
-        intermediate_size=2048,
-        num_hidden_layers=2,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        max_position_embeddings=512,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    byte_tokenizer.save_pretrained(folder)
-    return folder
+    sizes = {"hidden_size": 1024, "intermediate_size": 2048, "num_attention_heads": 8, "num_key_value_heads": 4}
+    return save_llama(tmp_path_factory.mktemp("models") / "wide-llama", byte_tokenizer, **sizes)
 
 
 @pytest.fixture(scope="module")
