@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 FLATTERED = ", which is the very corpus that it is judged on: its quality is flattered"
+UNSURE = ", of a base that was named another way: whether it is this model cannot be told"
 NO_RECORD = "not known: the checkpoint carries no record of its base model, recipe and calibration set"
 
 
@@ -78,6 +79,8 @@ class ModelHandle:
             record = self.checkpoint.record
             figures["checkpoint"] = self.checkpoint.place
             figures["recipe"] = NO_RECORD if record is None else record.short
+            if record is not None and self.checkpoint.of_this_base is None:
+                figures["recipe"] += UNSURE
             if record is not None and corpus in record.calibrated_on:
                 figures["recipe"] += FLATTERED
         return figures

@@ -158,7 +158,9 @@ class _Told:
 
     def corpus(self, name: str, default: str) -> str:
         """As :meth:`file`, for a path that may stand in ``wikitext2:PATH`` or ``PATH:COLUMN``."""
-        text = self.either(name, default).text or default
+        return self._from_root(self.either(name, default).text or default)
+
+    def _from_root(self, text: str) -> str:
         before, colon, after = text.rpartition(":")
         for start, path, end in (("", text, ""), ("", before, colon + after), (before + colon, after, "")):
             below = self._config.rootpath / expanded(path)
@@ -185,7 +187,7 @@ class _Told:
         said = self.either(name)
         sizes = {size: self.count(f"{name}-{size}") for size in ("samples", "tokens")}
         try:
-            return settings_of(said.text, **sizes)
+            return settings_of(said.text, **sizes, place=self._from_root)
         except UsageError as error:
             raise pytest.UsageError(f"{said.where}: {error}") from None
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pytest_quant.engines.weights import count_weights
-from pytest_quant.errors import Unsupported
+from pytest_quant.errors import QuantError, Unsupported
 from pytest_quant.formats import registry
 from pytest_quant.formats.format import Format
 from pytest_quant.formats.support import support as supported
@@ -52,7 +52,7 @@ def plan(
 def _plan_one(test: str, spec: ModelSpec, format: Format, device: Device, matrix: Matrix, may: Check) -> Planned:
     try:
         support = may(spec, format, device, matrix)
-    except Unsupported as reason:
+    except QuantError as reason:
         return Planned(test, format.name, skip=str(reason))
     count = count_weights(spec.source.folder) if spec.source.folder else None
     if count is None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -12,6 +11,9 @@ from pytest_quant import declarations, fixtures, hooks
 from pytest_quant.errors import QuantError, UsageError
 from pytest_quant.fixtures import RUN
 from pytest_quant.run import CARRIED, GateFailure, Run, is_left_out, order
+
+OWN_FORMATS = pytest.StashKey[list[str]]()
+"""Names of the formats that this run's test suite brought."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,8 +29,9 @@ def pytest_configure(config: pytest.Config) -> None:
     run = config.stash[RUN] = Run(config)
     config.pluginmanager.register(fixtures, "quant-fixtures")
     config.pluginmanager.register(Listener(run), "quant-listener")
+    config.stash[OWN_FORMATS] = []
     try:
-        config.hook.pytest_quant_formats.call_historic(_add_formats)
+        config.hook.pytest_quant_formats.call_historic(lambda formats: _add_formats(config, formats))
     except UsageError as error:
         raise pytest.UsageError(f"pytest_quant_formats: {error}") from None
     if any(name.startswith("quant_") and value for name, value in vars(config.option).items()):
@@ -36,16 +39,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if registry := sys.modules.get("pytest_quant.formats.registry"):
-        registry.forget()
+    if names := config.stash.get(OWN_FORMATS, None):
+        from pytest_quant.formats import registry
+
+        registry.forget(names)
 
 
-def _add_formats(formats: Iterable[Any] | None) -> None:
+def _add_formats(config: pytest.Config, formats: object) -> None:
     """Make known what a ``conftest.py`` returned."""
     from pytest_quant.formats import registry
 
+    if formats is not None and not isinstance(formats, list):
+        raise UsageError(f"it must return a list of formats, not {type(formats).__name__}")
     for each in formats or ():
-        registry.add(*each) if isinstance(each, tuple) else registry.add(each)
+        config.stash[OWN_FORMATS].append(registry.add(*each) if isinstance(each, tuple) else registry.add(each))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

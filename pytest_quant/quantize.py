@@ -59,8 +59,6 @@ def run(told: argparse.Namespace) -> int:
     format = _format(told)
     if told.samples < 1 or told.tokens < 2:
         raise UsageError("--samples must be 1 or more, --tokens 2 or more")
-    if told.output is not None and told.cache_dir is not None:
-        raise UsageError("--output and --cache-dir both say where; give one")
     settings = Settings(
         cache_dir=expanded(told.cache_dir) if told.cache_dir else user_cache(),
         quantize=True,
@@ -80,6 +78,8 @@ def run(told: argparse.Namespace) -> int:
 def _format(told: argparse.Namespace) -> Format:
     """The format with the parameters and exclusions of the command line."""
     format = registry.get(told.format)
+    if format.kv_cache is not None:
+        raise UsageError(f"a KV cache is quantized at work: quantize {format.base}, and test it as {format.name}")
     if not format.from_checkpoint:
         raise UsageError(f"{format.name} is quantized while the model is loaded: there is no checkpoint to make")
     parameters = dict(format.parameters)
@@ -87,6 +87,8 @@ def _format(told: argparse.Namespace) -> Format:
         name, equals, value = text.partition("=")
         if not equals or not name or not value:
             raise UsageError(f"--set {text}: write NAME=VALUE, e.g. --set group_size=64")
+        if name == "method":
+            raise UsageError(f"--set {text}: the method is the format's; give another --format")
         parameters[name] = _value(value)
     if not told.set and not told.exclude:
         return format

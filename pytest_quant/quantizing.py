@@ -38,30 +38,43 @@ class Quantizing:
         self._device = device
         self._fingerprint = fingerprint
         self._progress = progress
+        self._drawn: dict[tuple[ModelSource, Calibration], CalibrationSet] = {}
 
     @property
     def shelf(self) -> Path:
         """The folder of the cache that holds checkpoints."""
         return self._settings.cache_dir / "checkpoints"
 
+    def named(self, spec: ModelSpec, format: Format) -> Checkpoint | None:
+        """The checkpoint that the test or the run names for the format. :class:`UsageError` where the format takes
+        none, :class:`NotMeasured` where its record speaks against it."""
+        places = dict(self._settings.checkpoints) | dict(spec.checkpoints)
+        place = places.get(format.name) or places.get(format.base)
+        if place is None:
+            return None
+        backend = registry.backend(format)
+        if not (format.from_checkpoint or backend.takes_checkpoints):
+            raise UsageError(
+                f"a checkpoint is named for {format.name}, which is quantized while the base model is loaded; name one "
+                f"of {', '.join(name for name, each in registry.formats().items() if each.from_checkpoint)}"
+            )
+        fingerprint = self._fingerprint(spec.source)
+        return shelf.checked(shelf.named(place), format, backend.recipe, fingerprint, spec.source.name)
+
     def find(self, spec: ModelSpec, format: Format) -> Checkpoint | None:
-        """The checkpoint of a format, if there is one. Loads no model; raises :class:`NotMeasured` where the one that
-        is named was made from another state of the base model."""
-        place = dict(self._settings.checkpoints) | dict(spec.checkpoints)
-        for name in (format.name, format.base):
-            if name in place:
-                found = shelf.named(place[name])
-                shelf.check_base(found, format, self._fingerprint(spec.source), spec.source.name)
-                return found
+        """The checkpoint of a format, if there is one. Loads no model; raises what :meth:`named` raises."""
+        if (found := self.named(spec, format)) is not None or not format.from_checkpoint:
+            return found
         plain = _without_cache_format(format)
         return shelf.kept(self.shelf, plain, self._fingerprint(spec.source), self._asked_calibration(spec, plain))
 
     def check(self, spec: ModelSpec, format: Format) -> None:
         """:class:`Unsupported` where there is no checkpoint and none may be made."""
-        if not format.from_checkpoint or self._may_make(spec, format) or self.find(spec, format) is not None:
+        found = self.find(spec, format)
+        if found is not None or not format.from_checkpoint or self._may_make(spec, format):
             return
         name = _without_cache_format(format).name
-        making = f", or make it: --quant-quantize, or pytest-quant quantize {spec.source.name} --format {name}"
+        making = f", or make it: --quant-quantize, or {shelf.command(spec.source.name, format)}"
         other = shelf.of_another_base(self.shelf, _without_cache_format(format), spec.source.short)
         raise Unsupported(
             asked=f"{spec.source.short} in {format.name}",
@@ -73,11 +86,11 @@ class Quantizing:
             ),
         )
 
-    def get(self, spec: ModelSpec, format: Format) -> Checkpoint:
-        """The checkpoint of a format, made where it is not there and may be made. Raises what :meth:`check`,
-        :meth:`find` and :func:`pytest_quant.checkpoints.making.make` raise."""
+    def get(self, spec: ModelSpec, format: Format) -> Checkpoint | None:
+        """The checkpoint of a format, made where it is not there and may be made; ``None`` where the format needs none.
+        Raises what :meth:`check`, :meth:`find` and :func:`pytest_quant.checkpoints.making.make` raise."""
         found = self.find(spec, format)
-        if found is None:
+        if found is None and format.from_checkpoint:
             self.check(spec, format)
             found = self.make(spec, _without_cache_format(format))
         return found
@@ -106,8 +119,10 @@ class Quantizing:
         from pytest_quant.engines.loading import open_tokens
 
         wanted = told or self._settings.calibration or Calibration()
+        if (source, wanted) in self._drawn:
+            return self._drawn[source, wanted]
         tokens, longest = open_tokens(source)
-        return calibration.draw(
+        drawn = self._drawn[source, wanted] = calibration.draw(
             calibration.parse(wanted.mix),
             tokens,
             samples=wanted.samples,
@@ -115,6 +130,7 @@ class Quantizing:
             seed=wanted.seed,
             chat_template=wanted.chat_template,
         )
+        return drawn
 
     def _make(self, base: Base, asked: Asked, drawn: CalibrationSet | None, target: Path) -> Checkpoint:
         what = f"quantizing {base.name} to {asked.format.name}"
@@ -139,15 +155,19 @@ class Quantizing:
         return self.calibration_set(spec.source).identity
 
 
-def settings_of(mix: str | None, samples: int | None, tokens: int | None) -> Calibration | None:
-    """What a run was told of its calibration set; None if nothing. :class:`UsageError` for a malformed mix."""
+def settings_of(
+    mix: str | None, samples: int | None, tokens: int | None, place: Callable[[str], str] = str
+) -> Calibration | None:
+    """What a run was told of its calibration set; None if nothing. ``place`` makes paths of files out of names.
+    :class:`UsageError` for a malformed mix."""
     from pytest_quant.corpora import calibration
 
     if mix is None and samples is None and tokens is None:
         return None
     told = Calibration()
     if mix is not None:
-        told = replace(told, mix=str(calibration.parse(mix)))
+        parts = tuple((place(name), share) for name, share in calibration.parse(mix).parts)
+        told = replace(told, mix=str(calibration.Mix(parts)))
     if samples is not None:
         told = replace(told, samples=samples)
     if tokens is not None:

@@ -95,8 +95,7 @@ class Session:
         """May this format run here? Raises :class:`~pytest_quant.errors.Unsupported`; loads nothing."""
         format = registry.get(format_name)
         support = check(spec, format, self.device, self.matrix)
-        if format.from_checkpoint:
-            self.quantizing.check(spec, format)
+        self.quantizing.check(spec, format)
         return support
 
     def model(self, spec: ModelSpec, format_name: str) -> ModelHandle:
@@ -313,6 +312,9 @@ class Session:
         described = registry.describe(format)
         if format.weights.num_bits < 16:
             described["compute_dtype"] = spec.compute_dtype
+        places = dict(spec.checkpoints)
+        if place := places.get(format.name) or places.get(format.base):
+            described["checkpoint"] = place.replace("\\", "/").rpartition("/")[2]  # of several in one suite
         identity: dict[str, Any] = {
             "engine": spec.engine,
             "format": described,
@@ -337,7 +339,7 @@ class Session:
         )
 
     def _checkpoint(self, spec: ModelSpec, format: Format) -> Checkpoint | None:
-        return self.quantizing.get(spec, format) if format.from_checkpoint else None
+        return self.quantizing.get(spec, format)
 
     def _fingerprint(self, source: ModelSource) -> str:
         from pytest_quant.engines.fingerprint import fingerprint

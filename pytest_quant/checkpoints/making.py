@@ -72,14 +72,14 @@ def make(
         made = Record(
             base=base.fingerprint,
             base_name=base.name,
-            format=registry.describe(asked.format),
+            format={**registry.describe(asked.format), "name": asked.format.variant_of or asked.format.base},
             recipe=dict(recipe),
             calibration=None if calibration is None else calibration.identity,
             versions=environment.packages(),
             made=environment.timestamp(started),
         )
         (folder / records.FILE).write_text(records.text(made), encoding="utf-8")
-    return Checkpoint(str(target), made)
+    return Checkpoint(str(target), made, of_this_base=True)
 
 
 @contextlib.contextmanager
@@ -95,9 +95,9 @@ def _in_place_of(target: Path) -> Iterator[Path]:
             target.rename(old)
         temporary.rename(target)
     except OSError as error:
-        if old.exists() and not target.exists():
-            old.rename(target)
         raise NotMeasured(f"{target}: cannot be written: {cause(error)}; what was there is untouched") from error
     finally:
+        if old.exists() and not target.exists():
+            old.rename(target)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

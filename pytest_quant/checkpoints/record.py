@@ -86,4 +86,9 @@ def parse(content: str, where: str) -> Record:
     calibration = data.get("calibration")
     if not isinstance(calibration, (dict, type(None))):
         raise UsageError(f'{where}: "calibration" is neither an object nor null; quantize the model again')
+    corpora = (calibration or {}).get("corpora", [])
+    if not isinstance(corpora, list) or not all(isinstance(part, dict) for part in corpora):
+        raise UsageError(f'{where}: "calibration" lists no corpora; quantize the model again')
+    if not isinstance(data["format"].get("parameters", {}), dict):
+        raise UsageError(f'{where}: "format" has malformed parameters; quantize the model again')
     return Record(**{name: data[name] for name in kinds}, calibration=calibration)

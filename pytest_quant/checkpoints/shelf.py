@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ class Checkpoint:
 
     place: str
     record: Record | None
+    of_this_base: bool | None = None
+    """Whether it is known to be of the base model that it is measured against."""
 
 
 def named(place: str) -> Checkpoint:
@@ -30,15 +32,48 @@ def named(place: str) -> Checkpoint:
     return Checkpoint(place, None if folder.exists() else _record_on_the_hub(place))
 
 
-def check_base(checkpoint: Checkpoint, format: Format, fingerprint: str, base: str) -> None:
-    """:class:`NotMeasured` where the checkpoint was made from another model than the ``base`` of that fingerprint."""
+def checked(checkpoint: Checkpoint, format: Format, recipe: Collection[str], fingerprint: str, base: str) -> Checkpoint:
+    """The checkpoint, if its record does not speak against it. ``recipe`` names the parameters that only the record can
+    show; ``fingerprint`` is that of the model ``base``.
+
+    Raises :class:`NotMeasured` where it was made from another state of the model, as another format or with other
+    parameters.
+    """
     record = checkpoint.record
-    if record is not None and record.base != fingerprint:
+    if record is None:
+        return checkpoint
+    if record.format.get("backend") != format.backend:
+        raise NotMeasured(
+            f"the checkpoint {checkpoint.place} was made as {record.format.get('name')} by "
+            f"{record.format.get('backend')}, not as {format.name}"
+        )
+    carried_out = {**record.recipe, **record.format.get("parameters", {})}
+    for name in recipe:
+        if name in format.parameters and carried_out.get(name) != format.parameters[name]:
+            raise NotMeasured(
+                f"the checkpoint {checkpoint.place} was made with {name} {carried_out.get(name)!r}, {format.name} asks "
+                f"for {format.parameters[name]!r}"
+            )
+    if record.base.startswith("sha256:") != fingerprint.startswith("sha256:"):
+        return replace(checkpoint, of_this_base=None)  # a folder and a commit of a hub: not comparable
+    if record.base != fingerprint:
         raise NotMeasured(
             f"stale: the {format.name} checkpoint {checkpoint.place} was made on {record.made} from {record.base_name} "
-            f"({record.base}), and {base} is {fingerprint} now; quantize it again: pytest-quant quantize {base} "
-            f"--format {format.name}"
+            f"({record.base}), and {base} is {fingerprint} now; quantize it again: {command(base, format)} "
+            f"--output {checkpoint.place}"
         )
+    return replace(checkpoint, of_this_base=True)
+
+
+def command(base: str, format: Format) -> str:
+    """The command that makes a checkpoint of the format: of a variant, what it is a variant of, with its parameters."""
+    said = f"pytest-quant quantize {base} --format {format.variant_of or format.base}"
+    if format.variant_of:
+        usual = registry.get(format.variant_of)
+        changed = {key: value for key, value in format.parameters.items() if usual.parameters.get(key) != value}
+        said += "".join(f" --set {key}={value}" for key, value in changed.items())
+        said += "".join(f" --exclude {pattern!r}" for pattern in format.exclude if pattern not in usual.exclude)
+    return said
 
 
 def kept(folder: Path, format: Format, fingerprint: str, calibration: Mapping[str, Any] | None) -> Checkpoint | None:
@@ -51,7 +86,8 @@ def kept(folder: Path, format: Format, fingerprint: str, calibration: Mapping[st
         and _is_of(checkpoint.record, format)
         and (calibration is None or checkpoint.record.calibration == calibration)
     ]
-    return max(fitting, key=lambda found: (found.record.made if found.record else "", found.place), default=None)
+    newest = max(fitting, key=lambda found: (found.record.made if found.record else "", found.place), default=None)
+    return None if newest is None else replace(newest, of_this_base=True)
 
 
 def of_another_base(folder: Path, format: Format, base_name: str) -> Checkpoint | None:
@@ -69,6 +105,7 @@ def of_another_base(folder: Path, format: Format, base_name: str) -> Checkpoint 
 def _is_of(record: Record, format: Format) -> bool:
     """Whether it is of that format, with all the parameters that the format asks for; it may have more of its own."""
     asked, found = registry.describe(format), dict(record.format)
+    asked["name"] = format.variant_of or format.base
     recipe = {**record.recipe, **found.pop("parameters", {})}
     wanted = asked.pop("parameters", {})
     return asked == found and all(name in recipe and recipe[name] == value for name, value in wanted.items())

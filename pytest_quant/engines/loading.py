@@ -15,7 +15,7 @@ from pytest_quant.engines.transformers import PLACES, TransformersModel
 from pytest_quant.errors import QuantError, Unsupported, UsageError
 from pytest_quant.formats.backend import Asked, Backend
 from pytest_quant.formats.format import Format
-from pytest_quant.formats.proof import is_excluded, prove
+from pytest_quant.formats.proof import is_excluded, matching_nothing, prove
 from pytest_quant.formats.storage import footprint
 from pytest_quant.hardware import Device
 
@@ -49,6 +49,16 @@ def load(
         raise
     except Exception as error:
         if not memory.is_out_of_memory(error):
+            if checkpoint is not None:
+                raise UsageError(
+                    f"the checkpoint {checkpoint!r} cannot be loaded as {format.name}: {_first_line(error)}; restore "
+                    f"it, or delete it and quantize the model again"
+                ) from error
+            if backend.support(format, device) is not None:
+                raise UsageError(
+                    f"the loader of {format.name} failed on {source.name!r}: {type(error).__name__}: "
+                    f"{_first_line(error)}"
+                ) from error
             raise UsageError(
                 f"the model {source.name!r} cannot be loaded as {format.name}: {_first_line(error)}; give a folder or "
                 f"a hub id with config.json, a tokenizer and *.safetensors (pickled weights are never opened)"
@@ -60,6 +70,8 @@ def load(
             found=f"out of memory while loading it ({_first_line(error)})",
             needed=f"more than the {_gigabytes(free)} that are free on {device.name}",
         ) from None
+    if model is None:
+        raise UsageError(f"the loader of {format.name} gave no model: it must return it")
     model.eval()
     proof = prove(model, format, backend, eligible)
     loaded = TransformersModel(model, tokenizer, device, proof, format)
@@ -80,6 +92,8 @@ def ask(source: ModelSource, format: Format, compute_dtype: str, device: Device)
             eligible = eligible_weights(config, trust_remote_code=source.trust_remote_code)
     except Exception as error:
         raise UsageError(f"the model {source.name!r} cannot be opened: {_first_line(error)}") from error
+    if unknown := matching_nothing(format, eligible):
+        raise UsageError(f"{format.name} excludes {', '.join(unknown)}, which matches no weight of {source.name!r}")
     return _asked(source, format, compute_dtype, device, eligible, None)
 
 

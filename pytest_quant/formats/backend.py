@@ -73,6 +73,8 @@ class Backend:
 
     makes: bool = False
     """Whether :meth:`make` makes checkpoints."""
+    takes_checkpoints: bool = False
+    """Whether :meth:`open` takes a checkpoint of a format that can also be quantized while it is loaded."""
     unpacks: bool = False
     """Whether loading or the first forward makes wide weights of the stored ones; memory is then measured after it."""
     by_bytes: bool = False

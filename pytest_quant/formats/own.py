@@ -29,7 +29,10 @@ def variant(of: str, name: str, *, exclude: Sequence[str] = (), **parameters: An
     base = registry.get(of)
     weights, scale_bits = base.weights, base.scale_bits
     if size := parameters.get("group_size"):
-        scale_bits *= (weights.group_size or size) / size  # as many more scales
+        if weights.group_size is None:
+            scale_bits += (32 + 8) / size  # a scale in FP32 and a zero point for each group, where rows had one
+        else:
+            scale_bits *= weights.group_size / size  # as many more scales
         weights = replace(weights, group_size=size)
     return replace(
         base,

@@ -8,7 +8,7 @@ parameters and its bytes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from types import MappingProxyType
@@ -21,6 +21,8 @@ from pytest_quant.formats.storage import footprint
 
 MIN_SHARE = 0.95
 """Routers and other small gates may stay wide; a layer that was forgotten may not."""
+_LEAST = 0.9
+"""A weight of fewer of its format's bits is held somewhere that the bytes were not looked for."""
 _SLACK = 1.25
 _MORE = 2.0
 """Weights may take this much more than their format says: by the factor for padding and zero points, and by bits for
@@ -94,6 +96,8 @@ def prove(model: Any, format: Format, backend: Backend, eligible: Mapping[str, i
     """
     modules = dict(model.named_modules())
     excluded = {name for name in eligible if is_excluded(name, format)}
+    if unknown := matching_nothing(format, eligible):
+        raise ProofFailed(f"{format.name} excludes {', '.join(unknown)}, which matches no weight of the model")
     _check_excluded(format, backend, modules, excluded)
     eligible = {name: count for name, count in eligible.items() if name not in excluded}
     kernels: Counter[str] = Counter()
@@ -101,6 +105,7 @@ def prove(model: Any, format: Format, backend: Backend, eligible: Mapping[str, i
     wrong: dict[str, str] = {}
     told: dict[str, set[Any]] = {}
     held = []
+    hidden: list[str] = []
     for name in eligible:
         owner_name, _, weight_name = name.rpartition(".")
         owner = modules.get(owner_name)
@@ -110,7 +115,10 @@ def prove(model: Any, format: Format, backend: Backend, eligible: Mapping[str, i
         kernels[type(owner).__qualname__] += 1
         held.append(backend.weight(owner, weight_name))
         stored = backend.stored(owner)
-        fits = not backend.by_bytes or _fits(8.0 * footprint(held[-1]).total / eligible[name], format)
+        bits = 8.0 * footprint(held[-1]).total / eligible[name]
+        fits = not backend.by_bytes or _fits(bits, format)
+        if stored is not None and bits < _LEAST * stored.num_bits:
+            hidden.append(name)
         if stored is None or not fits or not _as_asked(stored, format, backend):
             left_out.append(name)
         else:
@@ -130,7 +138,7 @@ def prove(model: Any, format: Format, backend: Backend, eligible: Mapping[str, i
         left_out=tuple(left_out),
         parameters={key: next(iter(values)) for key, values in sorted(told.items()) if len(values) == 1},
     )
-    _check(proof, wrong, len(eligible), format)
+    _check(proof, wrong, hidden, len(eligible), format)
     return proof
 
 
@@ -139,19 +147,26 @@ def _as_asked(stored: Stored, format: Format, backend: Backend) -> bool:
         return False
     if format.weights.num_bits < 16:
         return True
-    wanted = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(format.base)
+    wanted = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(format.variant_of or format.base)
     return wanted is None or bool(stored.parameters.get("dtype") == wanted)
 
 
 def is_excluded(weight: str, format: Format) -> bool:
     """Whether the format leaves the module of a weight in the compute type."""
+    return any(_matches(pattern, weight) for pattern in format.exclude)
+
+
+def matching_nothing(format: Format, weights: Collection[str]) -> list[str]:
+    """The patterns of a format's exclusions that match none of the weights: misspelt."""
+    return [pattern for pattern in format.exclude if not any(_matches(pattern, weight) for weight in weights)]
+
+
+def _matches(pattern: str, weight: str) -> bool:
     module = weight.rpartition(".")[0]
-    return any(fnmatchcase(module, pattern) or module.endswith(f".{pattern}") for pattern in format.exclude)
+    return fnmatchcase(module, pattern) or module.endswith(f".{pattern}")
 
 
 def _check_excluded(format: Format, backend: Backend, modules: Mapping[str, Any], excluded: Collection[str]) -> None:
-    if format.exclude and not excluded:
-        raise ProofFailed(f"{format.name} excludes {', '.join(format.exclude)}, which matches no weight of the model")
     for name in sorted(excluded):
         owner = modules.get(name.rpartition(".")[0])
         stored = backend.stored(owner) if owner is not None else None
@@ -167,13 +182,18 @@ def _wrong_parameters(name: str, stored: Stored, format: Format, backend: Backen
     }
 
 
-def _check(proof: Proof, wrong: Mapping[str, str], eligible: int, format: Format) -> None:
+def _check(proof: Proof, wrong: Mapping[str, str], hidden: Sequence[str], eligible: int, format: Format) -> None:
     if proof.quantized_weight_share < MIN_SHARE:
         some = ", ".join(proof.left_out[:3]) + (", ..." if len(proof.left_out) > 3 else "")
         raise ProofFailed(
             f"not in {proof.format}: {proof.quantized_weight_share:.1%} of the eligible weights are (at least "
             f"{MIN_SHARE:.0%} must be), {proof.bits_per_weight:.2f} bits a weight, {proof.weight_bytes:,} bytes in "
             f"all; kernels {_listed(proof.kernels)}; {len(proof.left_out)} of {eligible} weights left out: {some}"
+        )
+    if hidden:
+        raise ProofFailed(
+            f"loaded as {proof.format}, but the bytes of {len(hidden)} of {eligible} weights are not to be found "
+            f"({hidden[0]}, ...): the modules must hold their tensors as parameters, buffers or attributes"
         )
     if not _fits(proof.bits_per_weight, format):
         raise ProofFailed(

@@ -62,8 +62,9 @@ def backends() -> tuple[tuple[Backend, ...], tuple[UsageError, ...]]:
     return (*_built_in(), *sound), broken
 
 
-def add(format: Format, backend: Backend | None = None) -> None:
-    """Make a format of a test suite known, until :func:`forget`. :class:`UsageError` where its name is taken."""
+def add(format: Format, backend: Backend | None = None) -> str:
+    """Make a format of a test suite known, until :func:`forget`; returns its name. :class:`UsageError` where that is
+    taken."""
     if not isinstance(format, Format):
         raise UsageError(f"{format!r} is not a format: make one with pytest_quant.formats.variant or custom")
     if any(sign in format.name for sign in "+, ") or not format.name:
@@ -71,11 +72,13 @@ def add(format: Format, backend: Backend | None = None) -> None:
     if _find(format.name) is not None:
         raise UsageError(f"there is a format {format.name!r} already; give yours another name")
     _own[format.name] = (format, backend or globals()["backend"](format))
+    return format.name
 
 
-def forget() -> None:
-    """Drop the test suite's own formats."""
-    _own.clear()
+def forget(names: Iterable[str]) -> None:
+    """Drop formats of a test suite."""
+    for name in names:
+        _own.pop(name, None)
 
 
 def describe(format: Format) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_quant.ledger import Ledger
-from pytest_quant.model import FLATTERED, NO_RECORD
+from pytest_quant.model import FLATTERED, NO_RECORD, UNSURE
 from pytest_quant.report.figures import shown_value
 
 _HEADERS = ("format", "metric", "value", "limit", "baseline", "verdict")
@@ -57,7 +57,7 @@ def summarize(
     for name, recipe in dict.fromkeys(
         _recipe(record) for record in ledger.records if "recipe" in record.get("proof", {})
     ):
-        reporter.write_line(f"{name}: {recipe}", yellow=recipe == NO_RECORD or recipe.endswith(FLATTERED))
+        reporter.write_line(f"{name}: {recipe}", yellow=any(note in recipe for note in (NO_RECORD, FLATTERED, UNSURE)))
     if ledger.skipped:
         reporter.write_line("")
         for skip in ledger.skipped.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -141,12 +142,62 @@ def test_a_damaged_record_in_the_cache_is_as_if_it_were_not_there(tmp_path):
         shelf.named(str(tmp_path / "a"))
 
 
+def checked(checkpoint, fingerprint, format=FORMAT, recipe=()):
+    return shelf.checked(checkpoint, format, recipe, fingerprint, "tiny")
+
+
 def test_a_checkpoint_of_another_base_is_stale(tmp_path):
     made = make(tmp_path / "a")
-    shelf.check_base(made, FORMAT, "sha256:1", "tiny")
+    assert checked(made, "sha256:1").of_this_base is True
     with pytest.raises(NotMeasured, match=r"stale: the narrow checkpoint .* was made on 1970.*quantize it again"):
-        shelf.check_base(made, FORMAT, "sha256:2", "tiny")
+        checked(made, "sha256:2")
+    assert checked(made, "org/name@abc").of_this_base is None  # the folder and the hub's commit may be the same
     (tmp_path / "a" / records.FILE).unlink()
     without = shelf.named(str(tmp_path / "a"))
     assert without.record is None
-    shelf.check_base(without, FORMAT, "sha256:2", "tiny")
+    assert checked(without, "sha256:2").of_this_base is None
+
+
+def test_what_only_the_recipe_tells_must_be_what_is_asked_for(tmp_path):
+    made = make(tmp_path / "a")
+    wanted = dataclasses.replace(FORMAT, parameters=MappingProxyType({"group_size": 128}))
+    assert checked(made, "sha256:1", wanted).of_this_base is True  # the loaded model shows it
+    with pytest.raises(NotMeasured, match=r"was made with group_size 64, narrow asks for 128"):
+        checked(made, "sha256:1", wanted, ("group_size",))
+
+
+def test_one_of_another_backend_is_refused(tmp_path):
+    made = make(tmp_path / "a")
+    with pytest.raises(NotMeasured, match="was made as narrow by maker, not as narrow"):
+        checked(made, "sha256:1", dataclasses.replace(FORMAT, backend="other"))
+
+
+def test_a_variant_finds_what_was_made_with_its_parameters(tmp_path):
+    wanted = dataclasses.replace(
+        FORMAT, name="grouped", variant_of="narrow", parameters=MappingProxyType({"group_size": 64})
+    )
+    make(tmp_path / "a")
+    assert shelf.kept(tmp_path, wanted, "sha256:1", None) is not None
+    make(tmp_path / "b", format=wanted, base=making.Base("tiny", "sha256:2"))
+    assert shelf.kept(tmp_path, FORMAT, "sha256:2", None) is not None
+
+
+def test_an_exclusion_makes_another_format(tmp_path):
+    make(tmp_path / "a")
+    assert shelf.kept(tmp_path, dataclasses.replace(FORMAT, exclude=("o_proj",)), "sha256:1", None) is None
+
+
+def test_what_was_there_comes_back_where_the_last_step_is_interrupted(tmp_path, monkeypatch):
+    make(tmp_path / "old", at=1.0)
+    rename = Path.rename
+
+    def interrupted(self, target):
+        if Path(target) == tmp_path / "old" and ".old" not in self.name:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "old", at=2.0)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert records.read(tmp_path / "old" / records.FILE).made == "1970-01-01T00:00:01Z"

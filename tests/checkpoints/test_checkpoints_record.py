@@ -62,6 +62,9 @@ def changed(**values):
         (changed(base=7), '"base" is missing or no str'),
         (changed(recipe=[]), '"recipe" is missing or no dict'),
         (changed(calibration="python-docs"), '"calibration" is neither'),
+        (changed(calibration={"corpora": 5}), "lists no corpora"),
+        (changed(calibration={"corpora": [1]}), "lists no corpora"),
+        (changed(format={"parameters": [1]}), "malformed parameters"),
         ("[" * 100_000, "is no JSON"),
     ],
 )

@@ -94,14 +94,14 @@ def cached(tmp_path_factory):
     return sorted((Path(os.environ["XDG_CACHE_HOME"]) / "pytest-quant" / "checkpoints").glob("*/config.json"))
 
 
-def change_base(project):
+def change_base(project, by=0.01):
     """Train the base model a little further, as a team does."""
     import torch
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(project.model)
     with torch.no_grad():
-        model.model.layers[0].mlp.up_proj.weight[0, 0] += 0.01
+        model.model.layers[0].mlp.up_proj.weight[0, 0] += by
     model.save_pretrained(project.model)
 
 
@@ -278,9 +278,91 @@ def test_the_command_refuses_what_is_no_checkpoint_format(tiny_llama, libraries,
         (["--format", "gptq", "--set", "group_size"], "write NAME=VALUE"),
         (["--format", "gptq", "--samples", "0"], "--samples must be 1 or more"),
         (["--format", "gptq", "--dtype", "nf4"], "is a quantized format"),
-        (["--format", "gptq", "--output", "x", "--cache-dir", "y"], "both say where"),
+        (["--format", "gptq", "--set", "method=awq"], "the method is the format's"),
+        (["--format", "gptq+kv-int4"], "quantize gptq, and test it as gptq+kv-int4"),
     ],
 )
 def test_the_command_says_what_is_wrong(tiny_llama, libraries, capsys, arguments, said):
     assert cli.main(["quantize", str(tiny_llama), *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_a_format_that_takes_none_is_refused(project):
+    project.test(
+        """
+        import pytest
+
+        @pytest.mark.quant(formats=["nf4"], checkpoints={"nf4": "somewhere"})
+        @pytest.mark.memory_budget(max_ratio=0.9)
+        def test_nf4(quant_model): ...
+        """
+    )
+    result = project.run()
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*a checkpoint is named for nf4, which is quantized while the base model is loaded*"])
+
+
+def test_two_checkpoints_of_one_format_have_a_baseline_each(halves, tmp_path_factory):
+    """The second is of other weights: under one entry it would be a regression of the first."""
+    halves.run("--quant-quantize").assert_outcomes(passed=1)
+    shutil.copytree(cached(tmp_path_factory)[0].parent, halves.path / "one")
+    shutil.copytree(halves.path / "one", halves.path / "two")
+    halves.model = halves.path / "two"
+    change_base(halves, by=0.5)
+    bodies = [
+        TEST.replace('formats=["half"]', f'formats=["half"], checkpoints={{"half": "{name}"}}').replace(
+            "test_half", f"test_{name}"
+        )
+        for name in ("one", "two")
+    ]
+    halves.test("\n".join(bodies))
+    for _ in range(2):
+        result = halves.gate()
+        result.assert_outcomes(passed=2)
+    assert len({entry["value"] for entry in halves.entries}) == 2
+
+
+def test_a_checkpoint_that_was_made_by_another_backend_is_refused(halves, tmp_path_factory):
+    halves.run("--quant-quantize").assert_outcomes(passed=1)
+    shutil.copytree(cached(tmp_path_factory)[0].parent, halves.path / "shipped")
+    file = halves.path / "shipped" / records.FILE
+    data = json.loads(file.read_text())
+    data["format"] = {"name": "gptq", "backend": "gptqmodel"}
+    file.write_text(json.dumps(data))
+    result = halves.run("--quant-checkpoints=half=shipped")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*shipped was made as gptq by gptqmodel, not as half*"])
+
+
+def test_a_stale_checkpoint_in_the_plan_is_a_line(halves, tmp_path_factory):
+    halves.run("--quant-quantize").assert_outcomes(passed=1)
+    shutil.copytree(cached(tmp_path_factory)[0].parent, halves.path / "shipped")
+    change_base(halves)
+    result = halves.run("--quant-plan", "--quant-checkpoints=half=shipped")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["skip *half: stale: the half checkpoint*"])
+
+
+def test_a_damaged_checkpoint_is_named(halves, tmp_path_factory):
+    halves.run("--quant-quantize").assert_outcomes(passed=1)
+    weights = cached(tmp_path_factory)[0].parent / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    result = halves.run("--quant-quantize")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines([f"*the checkpoint '{weights.parent}' cannot be loaded as half*again*"])
+
+
+def test_a_calibration_file_is_meant_from_the_rootdir(halves, monkeypatch):
+    below = halves.path / "below"
+    below.mkdir()
+    monkeypatch.chdir(below)
+    halves.pytester.runpytest_inprocess(
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        str(halves.path),
+        "-c",
+        str(halves.path / "pytest.ini"),
+        "--quant-quantize",
+        str(halves.path),
+    ).assert_outcomes(passed=1)

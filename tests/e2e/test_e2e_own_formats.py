@@ -160,6 +160,7 @@ def test_an_exclusion_that_matches_nothing_is_said(project):
         ('[variant("nf4", "nf4")]', "there is a format 'nf4' already"),
         ('[variant("nf4", "a,b")]', "cannot be the name of a format"),
         ('["nf4"]', "is not a format"),
+        ('variant("nf4", "x")', "must return a list of formats, not Format"),
         ('[variant("nf4", "x", exclude="lm_head")]', "give a list of patterns"),
     ],
 )
@@ -243,3 +244,84 @@ def test_a_broken_backend_of_another_package_is_named(project, other_package, mo
     assert result.ret != 0
     assert said in result.stdout.str()
     assert "theirs" in result.stdout.str()
+
+
+def test_a_loader_that_hides_its_weights_does_not_prove_itself(project):
+    """In a closure, where no bytes are found; it would be the smallest model of all."""
+    project.conftest(
+        """
+        import torch
+        from pytest_quant.formats import custom
+
+
+        class Hidden(torch.nn.Module):
+            def __init__(self, linear):
+                super().__init__()
+                self.apply_it = lambda x: torch.nn.functional.linear(x, linear.weight * 1.001)
+
+            def forward(self, x):
+                return self.apply_it(x)
+
+
+        def load(asked, from_pretrained):
+            model = from_pretrained(asked.model, dtype=torch.float32)
+            for layer in model.model.layers:
+                for block in (layer.self_attn, layer.mlp):
+                    for name, child in list(block.named_children()):
+                        if isinstance(child, torch.nn.Linear):
+                            setattr(block, name, Hidden(child))
+            return model
+
+
+        def pytest_quant_formats():
+            return [custom("ours-int8", load, num_bits=8)]
+        """
+    )
+    project.test(TEST.replace('"Narrow"', '"Hidden"'))
+    result = project.run()
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*loaded as ours-int8, but the bytes of 14 of 14 weights are not to be found*"])
+
+
+@pytest.mark.parametrize(
+    "body, said",
+    [
+        ("None", "the loader of ours-int8 gave no model"),
+        ("1 / 0", "the loader of ours-int8 failed *ZeroDivisionError"),
+    ],
+)
+def test_a_broken_loader_is_named(project, body, said):
+    project.conftest(
+        f"from pytest_quant.formats import custom\n"
+        f"def load(asked, from_pretrained):\n    return {body}\n"
+        f"def pytest_quant_formats():\n    return [custom('ours-int8', load, num_bits=8)]\n"
+    )
+    project.test(TEST)
+    result = project.run()
+    assert result.ret == 1
+    result.stdout.fnmatch_lines([f"*{said}*"])
+
+
+def test_one_misspelt_exclusion_among_others_is_said(project):
+    project.conftest(VARIANT.replace('exclude=["down_proj"]', 'exclude=["down_proj", "o_prj"]'))
+    project.test(
+        """
+        import pytest
+
+        @pytest.mark.quant(formats=["nf4-mixed"])
+        @pytest.mark.memory_budget(max_ratio=0.95)
+        def test_it(quant_model): ...
+        """
+    )
+    result = project.run()
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*nf4-mixed excludes o_prj, which matches no weight of the model*"])
+
+
+def test_groups_in_a_format_without_may_take_the_bits_of_their_scales(project):
+    project.conftest(
+        "from pytest_quant.formats import variant\n"
+        "def pytest_quant_formats():\n    return [variant('int8-weight-only', 'grouped', group_size=8)]\n"
+    )
+    project.test("import pytest\n@pytest.mark.quant(formats=['grouped'])\ndef test_it(quant_model): ...")
+    project.run().assert_outcomes(passed=1)

@@ -45,7 +45,7 @@ class AutoRound(Backend):
             "auto-round",
             "int4",
             scale_bits=(16 + 4) / _GROUP,  # a scale in FP16 and a zero point of 4 bits for each group
-            parameters=MappingProxyType({"group_size": _GROUP, "symmetric": True, "iters": _ITERS}),
+            parameters=MappingProxyType({"symmetric": True}),
             from_checkpoint=True,
             instead=("int4@quanto",),
         ),
@@ -58,7 +58,11 @@ class AutoRound(Backend):
                 f"was given: give its folder or hub id"
             )
         import torch
+        from transformers import PretrainedConfig
 
+        config = PretrainedConfig.get_config_dict(asked.checkpoint)[0].get("quantization_config") or {}
+        if (found := config.get("quant_method")) != "auto-round":
+            raise UsageError(f"the checkpoint {asked.checkpoint!r} is {found or 'not quantized'}, not auto-round's")
         dtype = getattr(torch, asked.compute_dtype)
         with _quiet(lambda text: None), _computing_in(asked.compute_dtype):
             model = from_pretrained(asked.checkpoint, dtype=dtype)

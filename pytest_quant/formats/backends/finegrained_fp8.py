@@ -25,6 +25,7 @@ class FinegrainedFp8(Backend):
     name = "finegrained-fp8"
     requires = ("torch", "transformers", "accelerate", "safetensors", "kernels>=0.18.2,<0.19")
     install = "'pytest-quant[transformers]' 'kernels>=0.18.2,<0.19'"
+    takes_checkpoints = True
     formats = (
         Format(
             "fp8@finegrained-fp8",

@@ -25,7 +25,7 @@ class TorchNative(Backend):
     def open(self, asked: Asked, from_pretrained: FromPretrained) -> Any:
         import torch
 
-        return from_pretrained(asked.model, dtype=getattr(torch, DTYPES[asked.format.base]))
+        return from_pretrained(asked.model, dtype=getattr(torch, DTYPES[asked.format.variant_of or asked.format.base]))
 
     def stored(self, module: Any) -> Stored | None:
         dtype = next((p.dtype for p in module.parameters(recurse=False) if p.ndim >= 2), None)
