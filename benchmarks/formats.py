@@ -6,9 +6,10 @@
 Each format is measured once and kept in the JSON file, so that an interrupted run goes on where it was. Formats that
 are made beforehand come from ``--checkpoint``, from the cache, or with ``--quantize`` are made (minutes to hours). A
 format that cannot run here is a line with its reason. A model whose widths 128 does not divide needs some of them made
-with other groups: ``pytest-quant quantize MODEL --dtype fp32 --format int4@auto-round --set group_size=64 --set iters=0``,
-and so ``w4a16``; those of compressed-tensors in an environment with llm-compressor. The table goes to standard output, and with ``--write``
-between the two comments of that file. Intervals are 99 %, of the windows as a sample of all that the corpus has.
+with other groups: ``pytest-quant quantize MODEL --dtype fp32 --format int4@auto-round --set group_size=64``, and so
+``w4a16``; those of compressed-tensors in an environment with llm-compressor. The table goes to standard output, and
+with ``--write`` between the two comments of that file. Intervals are 99 %, of the windows as a sample of all that the
+corpus has.
 """
 
 from __future__ import annotations
