@@ -107,7 +107,7 @@ def test_a_drift_of_a_few_thousandths_of_a_nat_is_seen_with_an_imported_referenc
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     measured = only(record)
     assert measured["windows"] == {"used": 16, "total": 16}
-    assert 0.0015 < measured["nats"] - before < 0.004, "the planted change, as the full evaluation knows it"
+    assert 0.001 < measured["nats"] - before < 0.004, "the planted change, as the full evaluation knows it"
     assert (measured["verdict"], measured["baseline"]["verdict"]) == ("passed", "regressed")
     assert real.baselines == recorded
     result.stdout.fnmatch_lines(["*nf4 perplexity_delta regressed: +0.00*it is the quantization*"])
