@@ -89,6 +89,7 @@ def _in_place_of(target: Path) -> Iterator[Path]:
     old = temporary.with_name(f"{temporary.name}.old")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target)
         temporary.mkdir()
         yield temporary
         if target.exists():
@@ -101,3 +102,12 @@ def _in_place_of(target: Path) -> Iterator[Path]:
             old.rename(target)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _sweep(target: Path) -> None:
+    """What a killed process left beside the target: the checkpoint that it was about to replace comes back."""
+    for leftover in target.parent.glob(f".making-{target.name}-*"):
+        if leftover.suffix == ".old" and not target.exists():
+            leftover.rename(target)
+        else:
+            shutil.rmtree(leftover, ignore_errors=True)

@@ -201,3 +201,15 @@ def test_what_was_there_comes_back_where_the_last_step_is_interrupted(tmp_path, 
         make(tmp_path / "old", at=2.0)
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
     assert records.read(tmp_path / "old" / records.FILE).made == "1970-01-01T00:00:01Z"
+
+
+def test_what_a_killed_process_left_is_swept_and_what_it_took_away_comes_back(tmp_path):
+    make(tmp_path / "old", at=1.0)
+    (tmp_path / "old").rename(tmp_path / ".making-old-0000.old")
+    (tmp_path / ".making-old-0000").mkdir()
+    failing = Maker()
+    failing.error = RuntimeError("boom")
+    with pytest.raises(NotMeasured):
+        make(tmp_path / "old", backend=failing, at=2.0)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert records.read(tmp_path / "old" / records.FILE).made == "1970-01-01T00:00:01Z"
