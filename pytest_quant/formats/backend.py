@@ -122,7 +122,11 @@ class Backend:
     ) -> Mapping[str, Any]:
         """Quantize the base model into the new ``folder``: config, tokenizer and safetensors; returns the recipe as
         it was carried out. ``samples`` are calibration windows without padding; ``tell`` shows progress."""
-        raise NotImplementedError
+        raise Unsupported(
+            asked=f"a checkpoint of {asked.model} in {asked.format.name}",
+            found=f"{self.name} makes none",
+            needed="one that was made elsewhere",
+        )
 
 
 def missing_packages(format: Format, backend: Backend) -> Unsupported | None:
