@@ -19,6 +19,25 @@ def memory_limit(root: Path = sysfs.ROOT) -> int | None:
     return min(limits, default=None)
 
 
+def memory_free(root: Path = sysfs.ROOT) -> int | None:
+    """Bytes that the tightest of the groups with a memory limit still lets this process take, what the kernel would
+    drop for it (cached files, but not those in memory only) among them; ``None`` for no limit."""
+    files = (
+        ("", "memory.max", "memory.current", ""),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+    )
+    left = []
+    for controller, limit_name, used_name, prefix in files:
+        for folder in _folders(root, controller):
+            limit, used = sysfs.number(folder / limit_name), sysfs.number(folder / used_name)
+            if limit is None or used is None or not 0 < limit < 2**60:
+                continue
+            told = sysfs.numbers(folder / "memory.stat")
+            cached = told.get("total_cache" if prefix else "file", 0) - told.get(f"{prefix}shmem", 0)
+            left.append(max(0, limit - used + max(0, cached) + told.get("slab_reclaimable", 0)))
+    return min(left, default=None)
+
+
 def cpu_limit(root: Path = sysfs.ROOT) -> float | None:
     """The smallest quota on CPU time, in CPUs (1.5 is one and a half); ``None`` for no limit."""
     limits = []
@@ -31,6 +50,18 @@ def cpu_limit(root: Path = sysfs.ROOT) -> float | None:
         if quota is not None and period is not None:
             limits.append((quota, period))
     return min((quota / period for quota, period in limits if quota > 0 and period > 0), default=None)
+
+
+def cpu_throttled(root: Path = sysfs.ROOT) -> float | None:
+    """Seconds of CPU time that quotas on this process's group and those around it have held back since the groups were
+    made, over all CPUs; ``None`` where no group counts them."""
+    found = []
+    for folder in _folders(root, ""):
+        found.append((sysfs.numbers(folder / "cpu.stat").get("throttled_usec"), 1e-6))
+    for folder in _folders(root, "cpu"):
+        found.append((sysfs.numbers(folder / "cpu.stat").get("throttled_time"), 1e-9))
+    told = [count * unit for count, unit in found if count is not None]
+    return sum(told) if told else None
 
 
 def _folders(root: Path, controller: str) -> Iterator[Path]:

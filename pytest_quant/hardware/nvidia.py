@@ -16,14 +16,15 @@ from pytest_quant.hardware.visible import Place, select
 VENDOR = 0x10DE
 
 
-def _pynvml() -> Any:
+def load() -> Any:
+    """The module ``pynvml``. Raises ``ImportError``."""
     import pynvml
 
     return pynvml
 
 
 def find(
-    load: Callable[[], Any] = _pynvml, environ: Mapping[str, str] | None = None, root: Path = sysfs.ROOT
+    load: Callable[[], Any] = load, environ: Mapping[str, str] | None = None, root: Path = sysfs.ROOT
 ) -> tuple[Device | None, tuple[str, ...]]:
     """The first GPU that CUDA would show, and how many of its name; else ``None`` and why, if there is a GPU at all.
 
@@ -77,6 +78,16 @@ class _Gpu:
 
 def _find(nvml: Any, environ: Mapping[str, str]) -> tuple[Device | None, tuple[str, ...]]:
     driver = _ask(nvml, "nvmlSystemGetDriverVersion")
+    gpus, places, notes = _visible(nvml, environ)
+    if not places:
+        return None, tuple(notes)
+    mask, order = environ.get("CUDA_VISIBLE_DEVICES"), environ.get("CUDA_DEVICE_ORDER")
+    notes += _order_notes(gpus, places, mask, order)
+    return _device(nvml, gpus, places, _text(driver), notes), ()
+
+
+def _visible(nvml: Any, environ: Mapping[str, str]) -> tuple[list[_Gpu], list[Place], list[str]]:
+    """The GPUs that answer, where those are that CUDA shows, and notes: why there are none, where there are none."""
     gpus, notes = [], []
     for index in range(nvml.nvmlDeviceGetCount()):
         try:
@@ -84,19 +95,49 @@ def _find(nvml: Any, environ: Mapping[str, str]) -> tuple[Device | None, tuple[s
         except nvml.NVMLError as error:
             notes.append(f"The NVIDIA GPU number {index} could not be asked: NVML says {str(error)!r}.")
     if not gpus:
-        return None, tuple(notes) or ("NVIDIA's driver is loaded but reports no GPU.",)
+        return [], [], notes or ["NVIDIA's driver is loaded but reports no GPU."]
     mask = environ.get("CUDA_VISIBLE_DEVICES")
     named = {name: (at, part) for at, gpu in enumerate(gpus) for name, part in gpu.slice_names.items()}
     chosen = select(mask, [gpu.uuid for gpu in gpus], named)
     if not chosen:
-        return None, (f"CUDA_VISIBLE_DEVICES={mask!r} hides all {len(gpus)} NVIDIA GPUs that are here.",)
+        return gpus, [], [f"CUDA_VISIBLE_DEVICES={mask!r} hides all {len(gpus)} NVIDIA GPUs that are here."]
     # CUDA takes the first slice of a GPU that is partitioned, and cannot use one that has no slice yet.
     places = [(at, 0 if gpus[at].mig and part is None else part) for at, part in chosen]
     places = [(at, part) for at, part in places if part is None or part < len(gpus[at].slices)]
     if not places:
-        return None, ("MIG is enabled on the NVIDIA GPUs that are visible, but no instance has been created.",)
-    notes += _order_notes(gpus, places, mask, environ.get("CUDA_DEVICE_ORDER"))
-    return _device(nvml, gpus, places, _text(driver), notes), ()
+        return gpus, [], ["MIG is enabled on the NVIDIA GPUs that are visible, but no instance has been created."]
+    return gpus, places, notes
+
+
+@dataclass(frozen=True)
+class Handles:
+    """NVML's handles of the GPU that ``cuda:0`` is: of the board, and of the slice where it is partitioned (MIG)."""
+
+    board: Any
+    part: Any | None = None
+
+
+def handles(nvml: Any, environ: Mapping[str, str] | None = None) -> Handles | None:
+    """The GPU that :func:`find` answers, to ask more of it; ``nvml`` is initialized and stays so.
+
+    ``None`` where CUDA shows none, and where NVML cannot tell which of several of different names is the first for
+    CUDA (see ``CUDA_DEVICE_ORDER``). Raises NVML's error where the driver does not count its GPUs.
+    """
+    environ = os.environ if environ is None else environ
+    gpus, places, _ = _visible(nvml, environ)
+    mask, order = environ.get("CUDA_VISIBLE_DEVICES"), environ.get("CUDA_DEVICE_ORDER")
+    if not places or (_by_index(mask) and _unordered(gpus, order)):
+        return None
+    at, part = places[0]
+    return Handles(gpus[at].handle, None if part is None else gpus[at].slices[part])
+
+
+def _by_index(mask: str | None) -> bool:
+    return mask is None or not mask.strip().startswith(("GPU-", "MIG-"))
+
+
+def _unordered(gpus: list[_Gpu], order: str | None) -> bool:
+    return order != "PCI_BUS_ID" and len({gpu.name for gpu in gpus}) > 1
 
 
 def _gpu(nvml: Any, handle: Any) -> _Gpu:
@@ -117,8 +158,7 @@ def _gpu(nvml: Any, handle: Any) -> _Gpu:
 
 def _order_notes(gpus: list[_Gpu], places: list[Place], mask: str | None, order: str | None) -> list[str]:
     notes = []
-    by_index = mask is None or not mask.strip().startswith(("GPU-", "MIG-"))
-    if by_index and order != "PCI_BUS_ID" and len({gpu.name for gpu in gpus}) > 1:
+    if _by_index(mask) and _unordered(gpus, order):
         notes.append(
             "The NVIDIA GPUs here are of different names, and CUDA numbers the fastest first where NVML follows the "
             "PCI bus: another GPU than this may be used. Set CUDA_DEVICE_ORDER=PCI_BUS_ID to be sure."

@@ -25,7 +25,7 @@ def number(path: Path) -> int | None:
 
 
 def numbers(path: Path) -> dict[str, int]:
-    """The ``name value`` lines of a file as KFD prints them; empty if it cannot be read."""
+    """The ``name value`` lines of a file, as KFD and control groups print them; empty if it cannot be read."""
     return {name: int(value) for name, value in re.findall(r"^(\w+) (\d+)$", text(path) or "", re.MULTILINE)}
 
 

@@ -20,6 +20,11 @@ def answer(value: Any) -> Any:
     return value
 
 
+def _process(recorded: dict[str, Any]) -> SimpleNamespace:
+    mib = recorded["mib"]
+    return SimpleNamespace(pid=recorded["pid"], usedGpuMemory=None if mib is None else mib * MIB)
+
+
 class FakeNvml:
     """Answers from a recording. A call before ``nvmlInit`` or after ``nvmlShutdown`` is refused, as by NVML."""
 
@@ -94,6 +99,43 @@ class FakeNvml:
             gpuInstanceSliceCount=self._get(handle, "gpu_instance_slices"),
             computeInstanceSliceCount=self._get(handle, "compute_instance_slices"),
         )
+
+    def nvmlDeviceGetComputeRunningProcesses_v3(self, handle: dict[str, Any]) -> list[SimpleNamespace]:
+        return [_process(process) for process in self._next(handle, "compute_processes")]
+
+    def nvmlDeviceGetGraphicsRunningProcesses_v3(self, handle: dict[str, Any]) -> list[SimpleNamespace]:
+        return [_process(process) for process in self._next(handle, "graphics_processes")]
+
+    def nvmlDeviceGetCurrentClocksEventReasons(self, handle: dict[str, Any]) -> int:
+        return self._next(handle, "reasons")
+
+    def nvmlDeviceGetClockInfo(self, handle: dict[str, Any], which: int) -> int:
+        return self._next(handle, {pynvml.NVML_CLOCK_SM: "sm_clock"}[which])
+
+    def nvmlDeviceGetMaxClockInfo(self, handle: dict[str, Any], which: int) -> int:
+        return self._next(handle, {pynvml.NVML_CLOCK_SM: "sm_clock_limit"}[which])
+
+    def nvmlDeviceGetTemperatureV(self, handle: dict[str, Any], sensor: int) -> int:
+        return self._next(handle, {pynvml.NVML_TEMPERATURE_GPU: "temperature"}[sensor])
+
+    def nvmlDeviceGetPowerUsage(self, handle: dict[str, Any]) -> int:
+        return self._next(handle, "milliwatts")
+
+    def nvmlDeviceGetEnforcedPowerLimit(self, handle: dict[str, Any]) -> int:
+        return self._next(handle, "milliwatts_limit")
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: dict[str, Any]) -> int:
+        return self._next(handle, "millijoules")
+
+    def nvmlDeviceGetViolationStatus(self, handle: dict[str, Any], policy: int) -> SimpleNamespace:
+        key = {pynvml.NVML_PERF_POLICY_POWER: "power", pynvml.NVML_PERF_POLICY_THERMAL: "thermal"}[policy]
+        return SimpleNamespace(referenceTime=0, violationTime=self._next(handle, f"{key}_violation_ns"))
+
+    def _next(self, handle: dict[str, Any], key: str) -> Any:
+        """The next of a list of answers, the last again and again; a question that was not recorded is refused."""
+        self._check()
+        answers = handle.get(key, [{"error": "NOT_SUPPORTED"}])
+        return answer(answers.pop(0) if len(answers) > 1 else answers[0])
 
     def _get(self, handle: dict[str, Any], key: str) -> Any:
         self._check()

@@ -307,4 +307,4 @@ class TestRefusals:
 
         asked = [name for name in dir(nvml("l40s")) if name.startswith("nvml")]
         assert [name for name in asked if not hasattr(pynvml, name)] == []
-        assert len(asked) == 16
+        assert len(asked) >= 26
