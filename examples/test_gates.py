@@ -9,6 +9,7 @@ pytestmark = pytest.mark.quant(formats=["int8", "nf4"], reference="fp32")
 
 @pytest.mark.perplexity_delta(max_ratio=1.40)
 @pytest.mark.memory_budget(max_ratio=0.45)
+@pytest.mark.memory_budget(max_gb=0.05, of="kv_cache", context=1024)
 def test_good_and_small(quant_model):
     assert "Paris" in quant_model.generate("The capital of France is")
 
@@ -21,7 +22,9 @@ def test_close_to_the_reference(quant_model):
 
 @pytest.mark.throughput_ratio(min=0.25, phase="decode")
 @pytest.mark.throughput_ratio(min=0.25, phase="prefill", prompt_tokens=128)
-def test_fast(quant_model):
+@pytest.mark.cost_ratio(max=4.0, price=0.10)
+def test_fast_and_cheap(quant_model):
+    """Beside each speed stands what the hardware allows; the price is that of an hour of the machine."""
     assert quant_model.proof.quantized_weight_share == 1.0
 
 

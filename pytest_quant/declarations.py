@@ -36,7 +36,9 @@ FORMATS = (
 FORMAT = "quant_format"
 """The fixture that a test's format is parametrized by."""
 FORMAT_FIXTURES = {f"{name.replace('-', '_')}_model": name for name in FORMATS}
-_FIXTURES = frozenset({FORMAT, "quant_model", "reference_model", "quant_measure", "calibration_set", *FORMAT_FIXTURES})
+_FIXTURES = frozenset(
+    {FORMAT, "quant_model", "reference_model", "quant_measure", "quant_benchmark", "calibration_set", *FORMAT_FIXTURES}
+)
 
 LATER = ("task_accuracy",)
 """Announced, and an error until they measure: a gate that does nothing would be a green that means nothing."""
@@ -46,8 +48,13 @@ MARKERS = {
     "perplexity_delta": "(max, max_ratio, min_effect): perplexity above the reference's",
     "kl_divergence": "(max, p90, p95, p99, p999, max_bound, min_effect): nats a token from the reference",
     "token_agreement": "(min, min_effect): share of tokens that the reference puts first too",
-    "throughput_ratio": "(min, min_effect, phase, batch_size, prompt_tokens, new_tokens): tokens/s, of the reference's",
-    "memory_budget": "(max_gb, max_gib, max_ratio, min_effect, of, batch_size, context): bytes of weights, peak, cache",
+    "throughput_ratio": "(min, min_effect, phase, batch_size, prompt_tokens, new_tokens, cache, compile): tokens/s, of "
+    "the reference's",
+    "energy_ratio": "(max, max_joules, min_effect, phase, batch_size, prompt_tokens, new_tokens, cache, compile): "
+    "joules a token, of the reference's",
+    "cost_ratio": "(max, max_usd, price, reference_price, min_effect, phase, batch_size, prompt_tokens, new_tokens, "
+    "cache, compile): dollars a token, of the reference's",
+    "memory_budget": "(max_gb, max_gib, max_ratio, min_effect, of, batch_size, context): bytes of what it names",
     **dict.fromkeys(LATER, "(...): not known to this version of pytest-quant yet"),
 }
 """Each marker with its help."""
@@ -66,6 +73,13 @@ OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("quant-protocol", "NAME", "gptq-L, hf-strided-L-S, llamacpp-L or lm-eval-word (default: gptq-2048)"),
     ("quant-max-windows", "N", "a fixed seeded subset of N windows becomes the finite population"),
     ("quant-confidence", "P", "confidence of a whole gate's verdict, however early (default: 0.99)"),
+    ("quant-speed-budget", "SECONDS", "time for the rounds of one speed measurement, at most (default: 60)"),
+    ("quant-price", "DOLLARS", "of an hour of the device, for cost_ratio"),
+    (
+        "quant-accept",
+        "A,B",
+        "conditions that are usual on this runner (mig, ...): speeds under others become no baselines",
+    ),
     ("quant-matrix", "NAME", "support matrix: corrected (default), lesson, or the path of a TOML file"),
     ("quant-checkpoints", "FORMAT=PLACE,...", "what was quantized beforehand: a folder, a file or a hub id"),
     ("quant-calibration", "MIX", "NAME or 0.5*NAME,0.5*OTHER: what quantizers see (default: python-docstrings)"),

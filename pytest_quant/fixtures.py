@@ -12,6 +12,7 @@ from pytest_quant.errors import Unsupported, UsageError
 from pytest_quant.run import ASKED, Run, skipped
 
 if TYPE_CHECKING:
+    from pytest_quant.benchmarking import Benchmark
     from pytest_quant.corpora.calibration import CalibrationSet
     from pytest_quant.gates.measurement import Measurement
     from pytest_quant.hardware import Device
@@ -63,6 +64,14 @@ def quant_measure(request: pytest.FixtureRequest) -> Measure:
 
 
 @pytest.fixture
+def quant_benchmark(request: pytest.FixtureRequest) -> Benchmark:
+    """Runs a model's decode, prefill or first token through pytest-benchmark."""
+    from pytest_quant.benchmarking import Benchmark
+
+    return Benchmark(request, request.config.stash[RUN].session, _target(request).spec)
+
+
+@pytest.fixture
 def calibration_set(request: pytest.FixtureRequest) -> CalibrationSet:
     """The windows that a quantizer of the test's model is shown, as ``--quant-calibration`` and its siblings say."""
     run = request.config.stash[RUN]
@@ -95,6 +104,14 @@ class Measure:
     def throughput_ratio(self, format: str, **parameters: Any) -> Measurement:
         """``tokens/s(format) / tokens/s(reference)``; parameters as the marker's (phase, batch_size, ...)."""
         return self._measure("throughput_ratio", format, parameters)
+
+    def energy_ratio(self, format: str, **parameters: Any) -> Measurement:
+        """``joules a token(format) / joules a token(reference)``; parameters as the marker's."""
+        return self._measure("energy_ratio", format, parameters)
+
+    def cost_ratio(self, format: str, **parameters: Any) -> Measurement:
+        """``dollars a token(format) / dollars a token(reference)``; parameters as the marker's."""
+        return self._measure("cost_ratio", format, parameters)
 
     def memory_budget(self, format: str, **parameters: Any) -> Measurement:
         """Bytes; parameters as the marker's (of, batch_size, context)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from itertools import product
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from pytest_quant.declarations import LATER
 from pytest_quant.errors import UsageError
 from pytest_quant.gates.gate import LIMITS, Gate
+from pytest_quant.metrics.workload import CACHES, PHASES
 
 
 @dataclass(frozen=True)
@@ -64,21 +66,49 @@ class TokenAgreement:
 
 
 @dataclass(frozen=True)
-class ThroughputRatio:
-    """``tokens/s(format) / tokens/s(reference) >= min`` of a phase, at a batch size."""
+class Timed:
+    """What is timed; a list of batch sizes, prompt or new tokens makes a gate of each combination."""
 
-    min: float | None = None
     min_effect: float | None = None
     phase: str = "decode"
     batch_size: int = 1
     prompt_tokens: int = 64
     new_tokens: int = 32
+    cache: str | None = None
+    """``dynamic``, ``static``; by default static where ``compile`` is."""
+    compile: bool = False
+
+
+@dataclass(frozen=True)
+class ThroughputRatio(Timed):
+    """``tokens/s(format) / tokens/s(reference) >= min`` of a phase."""
+
+    min: float | None = None
+
+
+@dataclass(frozen=True)
+class EnergyRatio(Timed):
+    """Joules a token, of the format over the reference's ``<= max``, or of the format itself ``<= max_joules``."""
+
+    max: float | None = None
+    max_joules: float | None = None
+
+
+@dataclass(frozen=True)
+class CostRatio(Timed):
+    """Dollars a token, of the format over the reference's ``<= max``, or for a million tokens of the format
+    ``<= max_usd``; ``price`` is an hour of what the format runs on, ``reference_price`` of what the reference does."""
+
+    max: float | None = None
+    max_usd: float | None = None
+    price: float | None = None
+    reference_price: float | None = None
 
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """Bytes of ``weights``, of the ``kv_cache`` or at the ``peak``; ``max_gb`` counts 10**9, ``max_gib`` 2**30,
-    ``max_ratio`` is against the reference."""
+    """Bytes of ``weights``, of ``activations`` (what scoring a batch takes on top), at the ``peak`` (both) or of the
+    ``kv_cache``; ``max_gb`` counts 10**9, ``max_gib`` 2**30, ``max_ratio`` is against the reference."""
 
     max_gb: float | None = None
     max_gib: float | None = None
@@ -94,10 +124,15 @@ GATES: Mapping[str, type] = {
     "kl_divergence": KLDivergence,
     "token_agreement": TokenAgreement,
     "throughput_ratio": ThroughputRatio,
+    "energy_ratio": EnergyRatio,
+    "cost_ratio": CostRatio,
     "memory_budget": MemoryBudget,
 }
-_CHOICES = {"phase": ("decode", "prefill"), "of": ("weights", "peak", "kv_cache")}
-_ABOVE_ZERO = ("min", "max_ratio", "max_gb", "max_gib")
+_CHOICES = {"phase": PHASES, "cache": (None, *CACHES), "of": ("weights", "activations", "peak", "kv_cache")}
+_ABOVE_ZERO = ("min", "max_ratio", "max_gb", "max_gib", "max_joules", "max_usd")
+_RATIOS = ("kl_divergence", "energy_ratio", "cost_ratio")
+"""Metrics of which every limit must be above 0."""
+_PRICES = ("price", "reference_price")
 _COUNTS = ("batch_size", "prompt_tokens", "new_tokens", "context")
 
 
@@ -143,8 +178,7 @@ def gates(marks: Iterable[pytest.Mark]) -> tuple[Gate, ...]:
     for mark in marks:
         if mark.name in LATER:
             raise UsageError(f"{mark.name} is not known to this version of pytest-quant yet; remove the marker")
-        if mark.name in GATES:
-            new = _gate(mark)
+        for new in _gates(mark) if mark.name in GATES else ():
             question = (new.metric, new.parameters)
             limits, effect = dict(new.limits), new.min_effect
             if question in found:
@@ -167,18 +201,28 @@ def check_stacked(marks: Iterable[tuple[object, pytest.Mark]]) -> None:
     for place, mark in marks:
         if mark.name not in GATES:
             continue
-        new = _gate(mark)
-        names = [name for name, _ in new.limits] + (["min_effect"] if new.min_effect is not None else [])
-        for name in names:
-            key = (id(place), new.metric, new.parameters, name)
-            if key in seen:
-                raise UsageError(f"{new.metric} sets {name} twice on the same test; keep one")
-            seen.add(key)
+        for new in _gates(mark):
+            names = [name for name, _ in new.limits] + (["min_effect"] if new.min_effect is not None else [])
+            for name in names:
+                key = (id(place), new.metric, new.parameters, name)
+                if key in seen:
+                    raise UsageError(f"{new.metric} sets {name} twice on the same test; keep one")
+                seen.add(key)
 
 
 def gate(metric: str, arguments: Mapping[str, Any], *, limits_required: bool = True) -> Gate:
     """A gate from keyword arguments as a marker takes them; :class:`UsageError` for a wrong one."""
     return _gate(pytest.Mark(metric, (), arguments, _ispytest=True), limits_required=limits_required)
+
+
+def _gates(mark: pytest.Mark) -> list[Gate]:
+    """The gate of a marker or, where its counts are lists, one for each combination of them."""
+    grid = {name: mark.kwargs[name] for name in _COUNTS if isinstance(mark.kwargs.get(name), (list, tuple))}
+    if any(not values for values in grid.values()):
+        raise UsageError(f"{mark.name}: {next(name for name, values in grid.items() if not values)}=[] tests nothing")
+    cells = (dict(zip(grid, cell, strict=True)) for cell in product(*grid.values()))
+    found = [_gate(pytest.Mark(mark.name, mark.args, {**mark.kwargs, **cell}, _ispytest=True)) for cell in cells]
+    return list(dict.fromkeys(found))  # new_tokens plays no part in a prefill
 
 
 def _gate(mark: pytest.Mark, *, limits_required: bool = True) -> Gate:
@@ -194,14 +238,37 @@ def _gate(mark: pytest.Mark, *, limits_required: bool = True) -> Gate:
     }
     for name, value in parameters.items():
         if name in _CHOICES and value not in _CHOICES[name]:
-            raise UsageError(f"{_shown(mark, name)} must be one of {', '.join(map(repr, _CHOICES[name]))}")
+            choices = (choice for choice in _CHOICES[name] if choice is not None)
+            raise UsageError(f"{_shown(mark, name)} must be one of {', '.join(map(repr, choices))}")
+        if name in _PRICES and value is not None:
+            parameters[name] = _price(mark, name, value)
         if name in _COUNTS and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise UsageError(f"{_shown(mark, name)} must be a whole number of 1 or more")
     if parameters.get("of") == "weights":  # neither plays a part in them
         parameters.update(batch_size=1, context=512)
-    if parameters.get("phase") == "prefill":
+    if "phase" in parameters:
+        _check_cache(mark, parameters)
+    told = {name: value for name, value in parameters.items() if value is not None}
+    return Gate(mark.name, tuple(sorted(limits.items())), tuple(sorted(told.items())), effect)
+
+
+def _check_cache(mark: pytest.Mark, parameters: dict[str, Any]) -> None:
+    """Settle what follows from the phase and from ``compile``."""
+    _require(mark, "compile", parameters["compile"], bool)
+    parameters["compile"] = bool(parameters["compile"])
+    if parameters["phase"] != "decode":
         parameters.update(new_tokens=1)
-    return Gate(mark.name, tuple(sorted(limits.items())), tuple(sorted(parameters.items())), effect)
+        if parameters["compile"]:
+            raise UsageError(f'{mark.name}(compile=True) is for phase="decode": prompts differ in length')
+    if parameters["compile"] and parameters["cache"] == "dynamic":
+        raise UsageError(f'{mark.name}(compile=True) needs cache="static": what grows is compiled again at every step')
+    parameters["cache"] = parameters["cache"] or ("static" if parameters["compile"] else "dynamic")
+
+
+def _price(mark: pytest.Mark, name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_finite(value) or value <= 0:
+        raise UsageError(f"{_shown(mark, name)} must be dollars an hour, a number above 0")
+    return float(value)
 
 
 def _limit(mark: pytest.Mark, name: str, value: Any) -> float:
@@ -216,7 +283,7 @@ def _limit(mark: pytest.Mark, name: str, value: Any) -> float:
         raise UsageError(f"{_shown(mark, name)} is a share and must be below 1; 0.01 is one percent")
     if name == "min" and mark.name == "token_agreement" and value > 1:
         raise UsageError(f"{_shown(mark, name)} is a share of tokens and can be at most 1")
-    if value == 0 and (name in _ABOVE_ZERO or (mark.name == "kl_divergence" and name != "min_effect")):
+    if value == 0 and (name in _ABOVE_ZERO or (mark.name in _RATIOS and name != "min_effect")):
         raise UsageError(
             f"{_shown(mark, name)} must be above 0: it would {'always' if name == 'min' else 'never'} hold"
         )
@@ -238,7 +305,8 @@ def _is_finite(value: float) -> bool:
 
 
 def _arguments(mark: pytest.Mark, schema: type) -> dict[str, Any]:
-    names = [f.name for f in fields(schema)]
+    limits = [*LIMITS.get(mark.name, ())]
+    names = [*limits, *(f.name for f in fields(schema) if f.name not in limits)]
     if mark.args:
         raise UsageError(
             f"{mark.name} takes no positional arguments, got {', '.join(map(repr, mark.args))}; "

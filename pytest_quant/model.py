@@ -13,6 +13,7 @@ from pytest_quant.hardware.matrix import Support
 if TYPE_CHECKING:
     from pytest_quant.engines.transformers import TransformersModel
     from pytest_quant.formats.proof import Proof
+    from pytest_quant.roofline.shape import ModelShape
 
 
 FLATTERED = ", which is the very corpus that it is judged on: its quality is flattered"
@@ -38,6 +39,7 @@ class ModelHandle:
         self.format = format
         self.support = support
         self.name = name
+        self._shape: list[ModelShape | None] = []
         self.checkpoint = checkpoint
         """Where a format that is made beforehand lies, with the record of how it was made, if there is one."""
 
@@ -70,6 +72,17 @@ class ModelHandle:
     def weight_bytes(self) -> int:
         """True bytes of all weights in memory."""
         return self.proof.held_bytes
+
+    def shape(self, *, trust_remote_code: bool = False) -> ModelShape | None:
+        """What follows from its config for speed and memory; ``None`` where that cannot be told."""
+        if not self._shape:
+            from pytest_quant.engines.shape import shape_of
+
+            try:
+                self._shape.append(shape_of(self.model.config, trust_remote_code))
+            except Exception:  # code of the model's own may raise anything, and a prediction is not worth a measurement
+                self._shape.append(None)
+        return self._shape[0]
 
     def figures(self, corpus: str | None = None) -> dict[str, Any]:
         """The proof as it goes into records, with what is known of how a checkpoint was made, and whether it was

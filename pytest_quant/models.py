@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 
+from pytest_quant import room
 from pytest_quant.checkpoints.shelf import Checkpoint
 from pytest_quant.engines import loading, memory, transformers
+from pytest_quant.engines.shape import read
+from pytest_quant.engines.source import ModelSource
 from pytest_quant.engines.weights import count_weights
-from pytest_quant.errors import QuantError, Unsupported
+from pytest_quant.errors import QuantError, Unsupported, UsageError
 from pytest_quant.formats import kv_cache, registry
 from pytest_quant.formats.backend import missing_packages
 from pytest_quant.formats.format import Format
@@ -16,6 +20,7 @@ from pytest_quant.hardware import Device
 from pytest_quant.hardware.matrix import Matrix, Support, explain_skip
 from pytest_quant.model import ModelHandle
 from pytest_quant.progress import Progress
+from pytest_quant.roofline import amounts
 from pytest_quant.spec import ModelSpec
 
 
@@ -74,21 +79,47 @@ class Models:
         self._checkpoint = checkpoint
         self._held: dict[tuple[ModelSpec, str], ModelHandle] = {}
         self._refused: dict[tuple[ModelSpec, str], QuantError] = {}
+        self._beside: dict[tuple[ModelSpec, str], Collection[tuple[ModelSpec, str]]] = {}
+        """Beside which models there was no room for another."""
 
     def get(self, spec: ModelSpec, format_name: str) -> ModelHandle:
         """The model in the format. Raises what :func:`check` and the engine's ``load`` raise, the same again
-        when it is asked for again."""
+        when it is asked for again; but a model that found no room is tried again when another was given back."""
         key = (spec, format_name)
-        if key in self._refused:
+        if key in self._refused and self._held.keys() >= set(self._beside.get(key, ())):
             raise self._refused[key].with_traceback(None)
         if key not in self._held:
             try:
                 self._held[key] = self._load(spec, registry.get(format_name))
             except QuantError as error:
                 memory.give_back(self._device)
-                self._refused[key] = error
+                self._refused[key] = _bare(error)
+                self._beside[key] = tuple(self._held) if isinstance(error, room.NoRoom) else ()
                 raise
+            self._refused.pop(key, None)
         return self._held[key]
+
+    def either(self, spec: ModelSpec, format_name: str) -> ModelHandle:
+        """The model in the format; where it finds no room beside the others, they are given back for it."""
+        try:
+            return self.get(spec, format_name)
+        except room.NoRoom:
+            if not self._held:
+                raise
+            return self.alone(spec, format_name)
+
+    def alone(self, spec: ModelSpec, format_name: str) -> ModelHandle:
+        """The model in the format, once all others are given back."""
+        self.keep({(spec, format_name)})
+        return self.get(spec, format_name)
+
+    def find(self, spec: ModelSpec, format_name: str) -> ModelHandle | None:
+        """The model in the format if it is held; nothing is loaded."""
+        return self._held.get((spec, format_name))
+
+    def held_bytes(self) -> Mapping[str, int]:
+        """True bytes of the weights of each model that is held, by what people call it."""
+        return {f"{spec.source.short} in {name}": handle.weight_bytes for (spec, name), handle in self._held.items()}
 
     def drop_changed(self) -> list[tuple[ModelSpec, str]]:
         """Give back every model that a test's body changed, so that the next test gets one as it was loaded. Returns
@@ -120,24 +151,76 @@ class Models:
             loaded = loading.load(
                 spec.source, format, registry.backend(format), spec.compute_dtype, self._device, place
             )
+        except Exception as error:
+            cause = memory.origin_out_of_memory(error)
+            if cause is None:
+                raise
+            said = memory.first_line(cause)
+            memory.drop_frames(error)  # the half that was loaded
+            del cause
+            raise self._no_room(spec, format, said) from None
         finally:
             self._progress.clear()
         return ModelHandle(loaded, format, support, spec.source.short, checkpoint)
 
     def _check_fits(self, spec: ModelSpec, format: Format) -> None:
         """A skip with the arithmetic where the weights alone exceed what is free."""
-        count = count_weights(spec.source.folder) if spec.source.folder else None
-        free = memory.free_bytes(self._device)
-        if count is None or free is None:
-            return
-        bits = registry.get(spec.reference).weights.num_bits
-        needed = count.bytes_in(format, bits)
-        if needed > free:
-            raise Unsupported(
-                asked=f"{spec.source.short} in {format.name}",
-                found=f"{free / 1e9:.1f} GB free on {self._device.name}",
-                needed=(
-                    f"{needed / 1e9:.1f} GB for the weights ({count.eligible:,} at "
-                    f"{format.bits_per_weight:.2f} bits, {count.rest:,} at {bits} bits)"
-                ),
-            )
+        need = self._needed(spec, format)
+        if need is not None:
+            room.require(f"{spec.source.short} in {format.name}", need, self._device, self.held_bytes())
+
+    def _no_room(self, spec: ModelSpec, format: Format, said: str) -> room.NoRoom:
+        """Why a model could not be loaded, once what was there of it is given back."""
+        memory.give_back(self._device)
+        need = self._needed(spec, format)
+        there = room.explain(self._device, self.held_bytes())
+        predicted = "more than that" if need is None else f"{need}, and what loading it takes on top"
+        return room.NoRoom(
+            asked=f"{spec.source.short} in {format.name}",
+            found=f"out of memory while loading it ({said}); after it was given back {there}",
+            needed=predicted,
+        )
+
+    def _needed(self, spec: ModelSpec, format: Format) -> room.Need | None:
+        """The weights' bytes in a format, from the headers of the files that are here, or from the config alone;
+        ``None`` where neither can be had."""
+        compute = registry.get(spec.reference)
+        bits = compute.weights.num_bits
+        if registry.backend(format).unpacks:  # what is stored narrow is wide in memory
+            format = compute
+        folder = _files(spec.source)
+        count = count_weights(folder) if folder is not None else None
+        if count is not None:
+            needed, eligible, rest = count.bytes_in(format, bits), count.eligible, count.rest
+        else:
+            try:
+                shape = read(spec.source.name, spec.source.revision, spec.source.trust_remote_code)
+            except UsageError:  # which loading says better
+                return None
+            needed, eligible, rest = amounts.weight_bytes(shape, format, bits), shape.quantizable, shape.rest
+        detail = f"{eligible:,} at {format.bits_per_weight:.2f} bits, {rest:,} at {format.rest_bits(bits)} bits"
+        return room.Need(weights=needed, detail=detail)
+
+
+def _files(source: ModelSource) -> Path | None:
+    """The folder of a model's files: the one that is named, or the hub's in the local cache. No network is asked."""
+    if source.folder is not None:
+        return source.folder
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    for name in ("model.safetensors.index.json", "model.safetensors"):
+        try:
+            found = try_to_load_from_cache(source.name, name, revision=source.revision)
+        except HFValidationError:
+            return None
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
+
+
+def _bare(error: QuantError) -> QuantError:
+    """The same error without the frames that it went through, which would keep what they hold for the whole run."""
+    twin = type(error).__new__(type(error), *error.args)
+    twin.__dict__.update(error.__dict__)
+    return twin

@@ -48,6 +48,9 @@ class Options:
     inconclusive: str
     require: tuple[str, ...]
     cache_dir: Path
+    speed_budget: float
+    price: float | None
+    accept: tuple[str, ...]
     json: Path | None
     plan: bool
     plan_device: str | None
@@ -87,6 +90,9 @@ def read(config: pytest.Config) -> Options:
         inconclusive=told.word("quant-inconclusive", "fail" if in_ci else "pass"),
         require=told.names(told.only_command_line("quant-require")) or (),
         cache_dir=told.path("quant-cache-dir") or user_cache(),
+        speed_budget=told.amount("quant-speed-budget") or 60.0,
+        price=told.amount("quant-price"),
+        accept=told.conditions("quant-accept"),
         json=told.path("quant-json"),
         plan=told.flag("quant-plan"),
         plan_device=told.flag("quant-device"),
@@ -206,6 +212,28 @@ class _Told:
         if not said.text.strip().isdecimal() or int(said.text) < 2:
             raise pytest.UsageError(f"{said.where}={said.text}: must be a whole number of 2 or more")
         return int(said.text)
+
+    def amount(self, name: str) -> float | None:
+        said = self.either(name)
+        if said.text is None:
+            return None
+        try:
+            value = float(said.text)
+        except ValueError:
+            value = math.nan
+        if not 0.0 < value < math.inf:
+            raise pytest.UsageError(f"{said.where}={said.text}: must be a number above 0")
+        return value
+
+    def conditions(self, name: str) -> tuple[str, ...]:
+        from pytest_quant.hardware.condition import NAMES
+
+        said = self.either(name)
+        names = tuple((said.text or "").replace(",", " ").split())
+        for each in names:
+            if each not in NAMES:
+                raise pytest.UsageError(f"{said.where}: there is no condition {each!r}; there are {', '.join(NAMES)}")
+        return names
 
     def share(self, name: str, default: str) -> float:
         said = self.either(name, default)

@@ -75,6 +75,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(declarations.FORMAT, formats)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """For pytest-benchmark, and its ``--benchmark-only``, a test with ``quant_benchmark`` is one of its own."""
+    fixtures: list[str] = getattr(item, "fixturenames", [])
+    missing = "quant_benchmark" in fixtures and "benchmark" not in fixtures
+    if missing and item.config.pluginmanager.hasplugin("benchmark"):
+        fixtures.append("benchmark")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     run = config.stash[RUN]

@@ -9,6 +9,9 @@ from pytest_quant import baseline
 from pytest_quant.gates.gate import LIMITS, Gate, Judgement
 from pytest_quant.gates.measurement import Measurement, Quantity
 
+_OF_THE_MOMENT = ("process_bytes", "device_used_bytes")
+"""Figures that no two runs share; a baseline is a file that people compare."""
+
 
 def entry(measurement: Measurement) -> baseline.Entry:
     """What a baseline keeps of a measurement."""
@@ -23,7 +26,7 @@ def entry(measurement: Measurement) -> baseline.Entry:
         high=None if quantity.is_exact else quantity.high,
         scores=measurement.scores,
         reference_scores=measurement.reference_scores,
-        figures=dict(measurement.figures),
+        figures={name: figure for name, figure in measurement.figures.items() if name not in _OF_THE_MOMENT},
     )
 
 
@@ -50,6 +53,12 @@ def record(test: str, gate: Gate, measurement: Measurement, limit: Judgement) ->
         data["confidence"] = measurement.confidence
     if measurement.windows is not None:
         data["windows"] = {"used": measurement.windows[0], "total": measurement.windows[1]}
+    if measurement.rounds is not None:
+        data["rounds"] = {"played": measurement.rounds, "budget_spent": measurement.spent}
+    if measurement.bounds:
+        data["bounds"] = {which: dict(bound) for which, bound in measurement.bounds.items()}
+    if measurement.conditions:
+        data["conditions"] = [{"name": name, "text": text} for name, text in measurement.conditions]
     if measurement.reference_stored:
         data["reference_source"] = "stored"
     if measurement.main == "bound":
@@ -59,15 +68,15 @@ def record(test: str, gate: Gate, measurement: Measurement, limit: Judgement) ->
         for name, q in measurement.quantities.items()
         if name != measurement.main
     }
-    if gate.is_quality and others:
+    if (gate.is_quality or gate.is_timed) and others:
         data["statistics"] = others
         limited = {LIMITS[gate.metric][name].quantity for name, _ in gate.limits}
         if len(limited) == 1 and measurement.main not in limited:
             data["limited"] = limited.pop()
     if limit.reason:
         data["reason"] = limit.reason
-    if limit.note:
-        data["note"] = limit.note
+    if note := "; ".join(filter(None, (limit.note, measurement.remark))):
+        data["note"] = note
     data.update({name: number for name, number in measurement.figures.items() if math.isfinite(number)})
     data["limit_shown"] = ", ".join(LIMITS[gate.metric][name].shown(name, value) for name, value in gate.limits)
     return data

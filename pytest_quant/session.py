@@ -10,11 +10,14 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_quant.engines.memory import give_back, is_out_of_memory
-from pytest_quant.errors import NotFinite, NotMeasured, QuantError, UsageError
+from pytest_quant import room
+from pytest_quant.engines.memory import drop_frames, first_line, give_back, origin_out_of_memory, recover
+from pytest_quant.errors import NotMeasured, QuantError
 from pytest_quant.formats import registry
 from pytest_quant.gates.gate import Gate, decided
 from pytest_quant.gates.measurement import Measurement
+from pytest_quant.gates.narrow import is_narrow
+from pytest_quant.identity import identity
 from pytest_quant.model import ModelHandle
 from pytest_quant.models import Models, check
 from pytest_quant.progress import Progress
@@ -24,17 +27,27 @@ from pytest_quant.spec import ModelSpec
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from pytest_quant.checkpoints.shelf import Checkpoint
+    from pytest_quant.difference import Difference
     from pytest_quant.engines.source import ModelSource
     from pytest_quant.formats.format import Format
     from pytest_quant.hardware import Device
     from pytest_quant.hardware.matrix import Matrix, Support
+    from pytest_quant.memory import Memory
     from pytest_quant.population import Population
     from pytest_quant.quality import Pair, Quality
     from pytest_quant.quantizing import Quantizing
+    from pytest_quant.room import Need
+    from pytest_quant.speed import Found, Speed
 
-_PROBE_TOKENS = 32
 Result = TypeVar("Result")
+
+
+def _unknown() -> None:
+    """What is needed, where nobody can tell."""
 
 
 class Session:
@@ -43,7 +56,6 @@ class Session:
     def __init__(self, settings: Settings, progress: Progress) -> None:
         self.settings = settings
         self._progress = progress
-        self._measured: dict[tuple[ModelSpec, str, Gate], Measurement] = {}
         self._fingerprints: dict[ModelSource, str] = {}
 
     @cached_property
@@ -54,14 +66,13 @@ class Session:
 
     @cached_property
     def measured_device(self) -> Device:
-        """The device with its memory bandwidth, measured (a fifth of a second) where no specification tells it."""
+        """The device with its memory bandwidth, measured (half a second) where no specification tells it."""
         if self.device.bandwidth is not None or self.device.kind != "cpu":
             return self.device
-        from pytest_quant.hardware.probe import measure_bandwidth
+        from pytest_quant.engines import probe
 
-        return replace(
-            self.device, bandwidth=measure_bandwidth(), bandwidth_source="measured: one thread copying memory"
-        )
+        known = probe.measure(self.device, probe.BEYOND_CACHES, ())
+        return replace(self.device, bandwidth=known.bandwidth, bandwidth_source=known.bandwidth_source)
 
     @cached_property
     def matrix(self) -> Matrix:
@@ -91,6 +102,24 @@ class Session:
 
         return Quality(self.settings, self.device, self.population, self.model, self._fingerprint, self._progress)
 
+    @cached_property
+    def difference(self) -> Difference:
+        from pytest_quant.difference import Difference
+
+        return Difference(self.models, self._stream)
+
+    @cached_property
+    def memory(self) -> Memory:
+        from pytest_quant.memory import Memory
+
+        return Memory(self.device, self.models, self._stream)
+
+    @cached_property
+    def speed(self) -> Speed:
+        from pytest_quant.speed import Speed
+
+        return Speed(self.settings, self.device, self.matrix, self.models, self._stream, self._progress)
+
     def check(self, spec: ModelSpec, format_name: str) -> Support:
         """May this format run here? Raises :class:`~pytest_quant.errors.Unsupported`; loads nothing."""
         format = registry.get(format_name)
@@ -118,21 +147,34 @@ class Session:
         """The gate's metric of the format.
 
         Quality is measured window by window until the gate's limits and ``enough`` are decided, or all windows are
-        scored; without limits all are. ``questions`` share the error of the gate's confidence: one for each limit, and
-        what ``enough`` decides. Speed and memory are measured at the first call.
+        scored; without limits all are. Speed, energy and cost are timed round by round in the same way, until the
+        budget is spent. ``questions`` share the error of the gate's confidence: one for each limit, and what ``enough``
+        decides. Memory is measured at the first call.
         Raises :class:`~pytest_quant.errors.NotMeasured`, ``Unsupported`` or ``UsageError``.
         """
+        shares = questions or max(len(gate.limits), 1)
+
+        def needed() -> Need | None:
+            return self.memory.needed(spec, format_name, gate)
+
         if gate.is_quality:
-            shares = questions or max(len(gate.limits), 1)
             return self._in_memory(gate.metric, lambda: self._quality(spec, format_name, gate, enough, shares))
-        return self._in_memory(gate.metric, lambda: self._once(spec, format_name, gate))
+        if gate.is_timed:
+            return self._in_memory(gate.metric, lambda: self._timed(spec, format_name, gate, enough, shares), needed)
+        return self._in_memory(gate.metric, lambda: self._memory_budget(spec, format_name, gate), needed)
 
     def drop_changed(self) -> list[str]:
         """Give back every model that a test's body changed, and forget what it answered; returns their formats."""
         changed = self.models.drop_changed()
         for spec, _ in changed:
             self.quality.forget(spec)
+            self.speed.forget(spec)
+            self.memory.forget(spec)
         return [name for _, name in changed]
+
+    def recover(self) -> None:
+        """After a test: give back what its own code held when it ran out of memory."""
+        recover(self.device)
 
     def build_reference(self, spec: ModelSpec) -> tuple[Path, float]:
         """Score the reference on every window and store it; its path, and its floor in nats a token."""
@@ -144,25 +186,23 @@ class Session:
         the like where it cannot be had."""
         return self._in_memory("the reference again", lambda: self.quality.reference_now(spec, count))
 
-    def _in_memory(self, what: str, work: Callable[[], Result]) -> Result:
-        """Do it, then take its progress from the screen; :class:`NotMeasured` where memory does not suffice."""
+    def _in_memory(self, what: str, work: Callable[[], Result], needed: Callable[[], Need | None] = _unknown) -> Result:
+        """Do it, then take its progress from the screen; :class:`NotMeasured` with the figures, among them what was
+        ``needed`` at least, where memory does not suffice. What the failure held is given back then."""
         try:
             return work()
         except Exception as error:
-            if isinstance(error, QuantError) or not is_out_of_memory(error):
+            if isinstance(error, QuantError) or (cause := origin_out_of_memory(error)) is None:
                 raise
+            said = first_line(cause)
+            drop_frames(error)
             give_back(self.device)
-            raise NotMeasured(f"out of memory while measuring {what}: {str(error).strip()[:200]}") from None
+            there = room.explain(self.device, self.models.held_bytes(), needed())
+            raise NotMeasured(
+                f"out of memory while measuring {what}: {said}; after it was given back {there}"
+            ) from None
         finally:
             self._progress.clear()
-
-    def _once(self, spec: ModelSpec, format_name: str, gate: Gate) -> Measurement:
-        question = Gate(gate.metric, (("with_reference", float(gate.needs_reference)),), gate.parameters)
-        key = (spec, format_name, question)
-        if key not in self._measured:
-            measure = self._throughput_ratio if gate.metric == "throughput_ratio" else self._memory_budget
-            self._measured[key] = measure(spec, format_name, gate)
-        return self._measured[key]
 
     def _quality(
         self, spec: ModelSpec, format_name: str, gate: Gate, enough: Callable[[Measurement], bool], questions: int
@@ -248,54 +288,40 @@ class Session:
             caveat=caveat if found.lower_bounds else "",
         )
 
-    def _throughput_ratio(self, spec: ModelSpec, format_name: str, gate: Gate) -> Measurement:
-        from pytest_quant.metrics.throughput import Workload, throughput_ratio
+    def _timed(
+        self, spec: ModelSpec, format_name: str, gate: Gate, enough: Callable[[Measurement], bool], questions: int
+    ) -> Measurement:
+        proof = self.difference.prove(spec, format_name).figures()  # later it may be loaded anew, in turns
+        alpha = (1.0 - self.settings.confidence) / questions
 
-        self._compare_with_reference(spec, format_name)
-        model, reference = self.model(spec, format_name), self.model(spec, spec.reference)
-        work = Workload(**dict(gate.parameters))
-        quantities, figures = throughput_ratio(
-            model.loaded,
-            reference.loaded,
-            self.population.stream(spec.source, model.loaded.vocabulary),
-            work,
-            self.settings.confidence,
-            self._told(f"{format_name}: timing {work.phase} against {spec.reference}", "rounds"),
+        def settled(found: Found) -> bool:
+            now = self._from_rounds(spec, format_name, gate, found, alpha)
+            clear = decided(now, gate.limits) if gate.limits else is_narrow(now)
+            return clear and enough(now)
+
+        found = self.speed.measure(spec, format_name, gate, alpha, settled)
+        return replace(self._from_rounds(spec, format_name, gate, found, alpha), proof=proof)
+
+    def _from_rounds(self, spec: ModelSpec, format_name: str, gate: Gate, found: Found, alpha: float) -> Measurement:
+        """The measurement that the rounds played so far give, but for the proof."""
+        measured = self._measurement(
+            spec, format_name, gate, found.main, found.quantities, found.figures, detail=found.detail, proof={}
         )
-        measured = self._measurement(spec, format_name, gate, "ratio", quantities, figures)
-        return replace(measured, confidence=self.settings.confidence)
+        return replace(
+            measured,
+            confidence=self.settings.confidence,
+            alpha=alpha,
+            rounds=found.rounds,
+            spent=found.spent,
+            bounds=found.bounds,
+            conditions=found.conditions,
+            remark=found.remark,
+        )
 
     def _memory_budget(self, spec: ModelSpec, format_name: str, gate: Gate) -> Measurement:
-        from pytest_quant.metrics import memory
-
-        asked = dict(gate.parameters)
-        model = self.model(spec, format_name)
-        stream = None if asked["of"] == "weights" else self.population.stream(spec.source, model.loaded.vocabulary)
-        used = memory.used_bytes(model.loaded, tokens=stream, **asked)
-        of_reference = None
-        if gate.needs_reference:
-            of_reference = memory.used_bytes(self.model(spec, spec.reference).loaded, tokens=stream, **asked)
-        quantities, figures = memory.memory_budget(used, of_reference)
+        self.model(spec, format_name)
+        quantities, figures = self.memory.measure(spec, format_name, gate)
         return self._measurement(spec, format_name, gate, "bytes", quantities, figures)
-
-    def _compare_with_reference(self, spec: ModelSpec, format_name: str) -> None:
-        """The last part of the proof: the format does not answer as the reference does."""
-        import numpy as np
-
-        if format_name == spec.reference:
-            raise UsageError(f"{format_name} is the reference itself: its difference from the reference is 0")
-        model, reference = self.model(spec, format_name), self.model(spec, spec.reference)
-        if model.proof.reference_difference is not None:
-            return
-        tokens = self.population.stream(spec.source, model.loaded.vocabulary)[:_PROBE_TOKENS]
-        ours, theirs = model.loaded.probe_logits(tokens), reference.loaded.probe_logits(tokens)
-        if not np.isfinite(theirs).all():
-            raise NotMeasured(
-                f"the {spec.reference} reference answers NaN or infinity: nothing can be said of {format_name}"
-            )
-        if not np.isfinite(ours).all():
-            raise NotFinite(f"the {format_name} model answers NaN or infinity")
-        model.loaded.proof = model.proof.compared(float(np.abs(ours - theirs).max()), spec.reference)
 
     def _measurement(
         self,
@@ -307,24 +333,11 @@ class Session:
         figures: Any,
         protocol: Any = None,
         detail: Mapping[str, Any] = MappingProxyType({}),
+        proof: Mapping[str, Any] | None = None,
     ) -> Measurement:
-        format = registry.get(format_name)
-        described = registry.describe(format)
-        if format.weights.num_bits < 16:
-            described["compute_dtype"] = spec.compute_dtype
-        places = dict(spec.checkpoints)
-        if place := places.get(format.name) or places.get(format.base):
-            described["checkpoint"] = place.replace("\\", "/").rpartition("/")[2]  # of several in one suite
-        identity: dict[str, Any] = {
-            "engine": spec.engine,
-            "format": described,
-            "metric": {"name": gate.metric, **dict(gate.parameters), **detail},
-            "model": {"fingerprint": self._fingerprint(spec.source)},
-        }
-        if gate.metric != "memory_budget":
-            identity["reference"] = {"name": spec.reference}
-        if protocol is not None:
-            identity["protocol"] = dict(protocol)
+        if proof is None:
+            corpus = None if protocol is None else protocol["corpus"]["sha256"]
+            proof = self.model(spec, format_name).figures(corpus)
         return Measurement(
             metric=gate.metric,
             model=spec.source.short,
@@ -332,14 +345,17 @@ class Session:
             engine=spec.engine,
             main=main,
             quantities=quantities,
-            identity=identity,
+            identity=identity(spec, format_name, gate, self._fingerprint(spec.source), detail, protocol),
             reference=spec.reference if gate.needs_reference else None,
             figures=figures,
-            proof=self.model(spec, format_name).figures(None if protocol is None else protocol["corpus"]["sha256"]),
+            proof=proof,
         )
 
     def _checkpoint(self, spec: ModelSpec, format: Format) -> Checkpoint | None:
         return self.quantizing.get(spec, format)
+
+    def _stream(self, handle: ModelHandle, spec: ModelSpec) -> NDArray[np.int64]:
+        return self.population.stream(spec.source, handle.loaded.vocabulary)
 
     def _fingerprint(self, source: ModelSource) -> str:
         from pytest_quant.engines.fingerprint import fingerprint
@@ -348,6 +364,3 @@ class Session:
             self._progress.show(f"hashing {source.short}")
             self._fingerprints[source] = fingerprint(source, self.settings.cache_dir)
         return self._fingerprints[source]
-
-    def _told(self, what: str, unit: str) -> Callable[[int, int], None]:
-        return lambda done, there: self._progress.show(f"{what} {done}/{there} {unit}")

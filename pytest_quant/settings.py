@@ -32,6 +32,14 @@ class Settings:
     """Score all windows, whatever is decided before."""
     matrix: str = "corrected"
     cache_dir: Path = Path()
+    speed_budget: float = 60.0
+    """Seconds that one workload of one format is timed for at most, unless fewer rounds than bound an interval fit."""
+    price: float | None = None
+    """Dollars an hour of the device."""
+    accept: tuple[str, ...] = ()
+    """Conditions that are usual here, and do not keep a measurement from becoming a baseline."""
+    workers: int = 0
+    """pytest workers that share the machine, this one included."""
     checkpoints: tuple[tuple[str, str], ...] = ()
     """Format and place of each checkpoint that was made beforehand; a marker may name others."""
     quantize: bool = False

@@ -11,7 +11,8 @@ from pytest_quant import baseline, records
 from pytest_quant.blame import blame
 from pytest_quant.gates.gate import QUALITY, Gate, judge
 from pytest_quant.gates.measurement import Measurement
-from pytest_quant.gates.regression import change
+from pytest_quant.gates.narrow import is_narrow
+from pytest_quant.gates.regression import change, smallest_change
 from pytest_quant.gates.verdict import Verdict
 from pytest_quant.hardware import Device
 
@@ -107,11 +108,11 @@ class Judge:
         return max(len(self._gate.limits) + self._policy.compares, 1)
 
     def enough(self, now: Measurement) -> bool:
-        """Whether the baseline's part of the verdict needs no more windows. What will be recorded needs all."""
+        """Whether the baseline's part of the verdict needs no more windows or rounds. What will be recorded needs all
+        windows, or a narrow interval."""
         policy = self._policy
         limit = judge(now, self._gate.limits).verdict
-        complete = now.windows is None or now.windows[0] == now.windows[1]
-        if complete or not policy.compares or limit is Verdict.FAILED:
+        if now.complete or not policy.compares or limit is Verdict.FAILED:
             return True
         found = self._lookup(now)
         if found.error:
@@ -119,12 +120,14 @@ class Judge:
         never_passes = limit is Verdict.INCONCLUSIVE and bool(now.caveat)
         records = policy.update == "all" or (policy.records_new and found.match.kind != "exact")
         if records and not never_passes:
-            return False
+            return self._gate.is_timed and is_narrow(now)
         if found.entry is None:
             return True
         moved = change(now, found.entry, self._gate.min_effect).verdict
         if moved is Verdict.INCOMPARABLE:
-            return not policy.records_new
+            return not policy.records_new or (self._gate.is_timed and is_narrow(now))
+        if self._gate.is_timed:
+            return moved is not Verdict.INCONCLUSIVE
         return moved in (Verdict.PASSED, Verdict.IMPROVED)  # a regression is never told from a sample
 
     def decide(self, now: Measurement, reference_now: Callable[[int], Sequence[float]] | None = None) -> Outcome:
@@ -133,8 +136,8 @@ class Judge:
         limit, policy = judge(now, self._gate.limits), self._policy
         found, write = None, False
         if policy.compares:
-            complete = now.windows is None or now.windows[0] == now.windows[1]
-            found, write = self._against_baseline(now, limit.verdict is Verdict.PASSED and complete, reference_now)
+            sound = (now.complete or self._gate.is_timed) and not now.conditions
+            found, write = self._against_baseline(now, limit.verdict is Verdict.PASSED and sound, reference_now)
         breaks_limit = limit.verdict is Verdict.FAILED or (
             limit.verdict is Verdict.INCONCLUSIVE and policy.inconclusive == "fail"
         )
@@ -171,7 +174,10 @@ class Judge:
             reason = "the baseline's identity differs: " + "; ".join(match.differences)
             return BaselineVerdict(Verdict.INCOMPARABLE, match.entry.value, reason=reason), may_record
         if may_record:
-            return BaselineVerdict(Verdict.NEW), True
+            return BaselineVerdict(Verdict.NEW, reason=self._too_wide(now)), True
+        if now.conditions and policy.records_new:
+            reason = f"not recorded: measured while {'; '.join(text for _, text in now.conditions)}"
+            return BaselineVerdict(Verdict.MISSING, reason=reason), False
         if now.caveat and self._gate.is_quality:
             reason = f"no baseline of a lower bound, and none is recorded: {now.caveat}"
             return BaselineVerdict(Verdict.MISSING, reason=reason), False
@@ -179,6 +185,13 @@ class Judge:
             return BaselineVerdict(Verdict.MISSING, reason="not recorded: only a value that keeps its limits is"), False
         advice = f"no baseline in {policy.root}; record one with --quant-baseline-update=new and commit it"
         return BaselineVerdict(Verdict.MISSING, reason=advice), False
+
+    def _too_wide(self, now: Measurement) -> str:
+        """What a baseline of a wide interval does not see."""
+        if not self._gate.is_timed or is_narrow(now):
+            return ""
+        kept = smallest_change(now, self._gate.min_effect)
+        return f"recorded with a wide interval, {now}: later runs are called worse from {kept:.0%} on"
 
     def _lookup(self, now: Measurement) -> _Found:
         """Read the baselines once: a measurement's identity stays what it is while windows are added."""
@@ -200,6 +213,9 @@ class Judge:
         reason = moved.reason
         if moved.verdict is Verdict.REGRESSED and now.windows is not None and now.windows[0] < now.windows[1]:
             moved = replace(moved, verdict=Verdict.INCONCLUSIVE)  # the limit broke first: no more windows were scored
+        if moved.verdict in (Verdict.REGRESSED, Verdict.IMPROVED) and now.conditions:
+            moved = replace(moved, verdict=Verdict.INCONCLUSIVE)
+            reason += f"; not judged: {'; '.join(text for _, text in now.conditions)}"
         if moved.verdict is Verdict.REGRESSED and self._gate.is_quality:
             reason += f"; {blame(now, entry, reference_now)}"
         return BaselineVerdict(moved.verdict, entry.value, moved.shown, reason)

@@ -8,7 +8,7 @@ import json
 import pkgutil
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from small_models import SENTENCE, save_llama
@@ -74,6 +74,13 @@ def smollm2() -> Path:
 class Project:
     """A user's project in a temporary folder, with a tiny model, a short corpus and an ini file."""
 
+    _USUAL: ClassVar[dict[str, str]] = {
+        "quant_accept": "cpu-load,cpu-quota",  # of other tests
+        "quant_speed_budget": "2",
+        "quant_corpus": "corpus.txt",
+        "quant_protocol": "gptq-64",
+    }
+
     def __init__(self, pytester: pytest.Pytester, model: Path) -> None:
         self.pytester = pytester
         self.path = pytester.path
@@ -82,7 +89,9 @@ class Project:
         self.ini(f"quant_model = {model}")
 
     def ini(self, *lines: str) -> None:
-        settings = "\n".join(["[pytest]", "quant_corpus = corpus.txt", "quant_protocol = gptq-64", *lines])
+        told = {line.partition("=")[0].strip() for line in lines}
+        usual = [f"{name} = {value}" for name, value in self._USUAL.items() if name not in told]
+        settings = "\n".join(["[pytest]", *usual, *lines])
         (self.path / "pytest.ini").write_text(settings + "\nquant_reference = fp32\nquant_formats = int8\n")
 
     def test(self, body: str, name: str = "test_quant") -> None:

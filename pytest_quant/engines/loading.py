@@ -9,6 +9,7 @@ from typing import Any
 
 from pytest_quant.engines import memory
 from pytest_quant.engines.quiet import quiet
+from pytest_quant.engines.shape import eligible, skeleton
 from pytest_quant.engines.source import ModelSource
 from pytest_quant.engines.tokens import Tokens
 from pytest_quant.engines.transformers import PLACES, TransformersModel
@@ -171,20 +172,7 @@ def _check_loaded(name: str, config: Any, model: Any, loading: Mapping[str, Any]
 def eligible_weights(config: Any, *, trust_remote_code: bool = False) -> dict[str, int]:
     """Number of weights of each parameter that a matrix product uses, by name: all of two dimensions or
     more, embeddings and output head apart. From the architecture alone, on the meta device."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    config = type(config).from_dict({k: v for k, v in config.to_dict().items() if k != "quantization_config"})
-    with torch.device("meta"), quiet():
-        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    head = skeleton.get_output_embeddings()
-    return {
-        f"{module_name}.{name}": parameter.numel()
-        for module_name, module in skeleton.named_modules()
-        if module is not head and not isinstance(module, torch.nn.Embedding)
-        for name, parameter in module.named_parameters(recurse=False)
-        if parameter.ndim >= 2
-    }
+    return eligible(skeleton(config, trust_remote_code=trust_remote_code))
 
 
 def open_tokens(source: ModelSource) -> tuple[Tokens, int | None]:

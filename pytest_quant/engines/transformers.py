@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_quant.engines import predictions
 from pytest_quant.engines.memory import is_out_of_memory
 from pytest_quant.engines.predictions import Compared, Predictions, Top
-from pytest_quant.errors import ProofFailed, QuantError
+from pytest_quant.errors import ProofFailed, QuantError, Unsupported
 from pytest_quant.formats import kv_cache
 from pytest_quant.formats.format import Format
 from pytest_quant.formats.proof import Proof
@@ -61,6 +61,11 @@ class TransformersModel:
         return stamp(self.model) != self._stamp
 
     @property
+    def has_own_cache(self) -> bool:
+        """Whether its format says how keys and values are kept."""
+        return self._cached is not None
+
+    @property
     def max_positions(self) -> int | None:
         """The longest sequence that the model's position embedding knows."""
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
@@ -76,7 +81,7 @@ class TransformersModel:
         which the last of each sequence is no input."""
         import torch
 
-        inputs, labels = self._tensor(tokens[:, :-1]), self._tensor(tokens[:, scored_from:]).flatten()
+        inputs, labels = self.tensor(tokens[:, :-1]), self.tensor(tokens[:, scored_from:]).flatten()
         with torch.inference_mode():
             if self._head is None:
                 logits = self._through(self.model, "logits", inputs)
@@ -142,42 +147,23 @@ class TransformersModel:
         import torch
 
         with torch.inference_mode():
-            logits = self._through(self.model, "logits", self._tensor(tokens[None]))[0]
+            logits = self._through(self.model, "logits", self.tensor(tokens[None]))[0]
         answer: NDArray[np.float32] = logits.float().cpu().numpy()
         return answer
-
-    def prefill_seconds(self, prompt: NDArray[np.int64]) -> float:
-        """Wall time of one forward over the prompt ``(batch, length)``, synchronized."""
-        import torch
-
-        inputs = self._tensor(prompt)
-        with torch.inference_mode():
-            return self._timed(lambda: self._fed([inputs]))
-
-    def decode_seconds(self, prompt: NDArray[np.int64], new_tokens: int) -> float:
-        """Wall time of ``new_tokens`` greedy steps after the prompt, which itself is not timed."""
-        import torch
-
-        with torch.inference_mode():
-            out = self._fed([self._tensor(prompt)])
-
-            def steps() -> None:
-                last = out
-                for _ in range(new_tokens):
-                    token = last.logits[:, -1:].argmax(-1)
-                    last = self.model(token, past_key_values=last.past_key_values, use_cache=True)
-
-            return self._timed(steps)
 
     def kv_cache_bytes(self, prompt: NDArray[np.int64]) -> int:
         """True bytes of the KV cache after the prompt ``(batch, context)``; with a KV cache format, the most that it
         takes with so many tokens, when the newest are not quantized yet."""
         import torch
 
-        inputs = self._tensor(prompt)
-        sizes = [inputs.shape[1]] if self._cached is None else self._cached.fullest(inputs.shape[1])
+        inputs = self.tensor(prompt)
+        # a sliding window keeps all of a prompt until the next token
+        length = inputs.shape[1]
+        sizes = [length - 1, 1] if length > 1 else [1]
+        if self._cached is not None:
+            sizes = self._cached.fullest(length)
         with torch.inference_mode():
-            return footprint(self._fed(torch.split(inputs, sizes, 1)).past_key_values).total
+            return footprint(self.fed(torch.split(inputs, sizes, 1)).past_key_values).total
 
     def generate(self, prompt: str, max_new_tokens: int = 20, **arguments: Any) -> str:
         """The continuation of ``prompt``: greedy unless ``arguments`` for ``generate`` say otherwise."""
@@ -205,9 +191,11 @@ class TransformersModel:
         cache, sizes = self._cached.new(self.model.config), self._cached.steps(inputs.shape[1])
         return torch.cat([getattr(out, what) for out in _steps(module, torch.split(inputs, sizes, 1), cache)], 1)
 
-    def _fed(self, pieces: Sequence[torch.Tensor]) -> Any:
-        """The output for the last of the pieces of a prompt, with the cache that all of them filled."""
-        cache = None if self._cached is None else self._cached.new(self.model.config)
+    def fed(self, pieces: Sequence[torch.Tensor], cache: Any = None) -> Any:
+        """The output for the last of the pieces of a prompt, with the cache that all of them filled: the one that is
+        given, or a new one of the model's own or of the format's kind."""
+        if cache is None and self._cached is not None:
+            cache = self._cached.new(self.model.config)
         return list(_steps(self.model, pieces, cache, logits_to_keep=1))[-1]
 
     def _prove_cache(self, format: Format) -> Mapping[str, Any]:
@@ -269,19 +257,14 @@ class TransformersModel:
     def _place(self) -> str:
         return PLACES[self.device.kind]
 
-    def _tensor(self, tokens: NDArray[np.int64]) -> torch.Tensor:
+    def tensor(self, tokens: NDArray[np.int64]) -> torch.Tensor:
+        """Tokens on the device."""
         import torch
 
         return torch.as_tensor(tokens, device=self._place)
 
-    def _timed(self, work: Callable[[], object]) -> float:
-        self._synchronize()
-        start = time.perf_counter()
-        work()
-        self._synchronize()
-        return time.perf_counter() - start
-
-    def _synchronize(self) -> None:
+    def synchronize(self) -> None:
+        """Wait until the device has done what it was asked."""
         import torch
 
         if self.device.kind in ("cuda", "rocm"):
@@ -293,10 +276,19 @@ class TransformersModel:
 
 
 def _steps(module: Any, pieces: Sequence[torch.Tensor], cache: Any, **arguments: Any) -> Iterator[Any]:
-    """The outputs for the pieces of a sequence, fed one after the other; without a ``cache``, into the model's own."""
+    """The outputs for the pieces of a sequence, fed one after the other; without a ``cache``, into the model's own.
+    ``arguments`` that the model does not take are left out. :class:`Unsupported` where it keeps no keys and values."""
+    taken = inspect.signature(module.forward).parameters if arguments else {}
+    arguments = {name: value for name, value in arguments.items() if name in taken}
     for piece in pieces:
         out = module(piece, past_key_values=cache, use_cache=True, **arguments)
-        cache = out.past_key_values
+        cache = getattr(out, "past_key_values", None)
+        if cache is None:
+            raise Unsupported(
+                asked="its KV cache, filled step by step",
+                found=f"{type(module).__name__}, which keeps no keys and values",
+                needed="a model with attention and a KV cache",
+            )
         yield out
 
 

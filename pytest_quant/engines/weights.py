@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quant.formats.format import Format
+from pytest_quant.roofline.amounts import weight_bytes
+from pytest_quant.roofline.shape import ModelShape
 
 _EMBEDDINGS = ("embed", "wte", "wpe", "lm_head", "word_embeddings", "embed_out")
 
@@ -21,25 +24,33 @@ class WeightCount:
 
     eligible: int
     rest: int
+    rows: tuple[tuple[int, int], ...] = ()
+    """Of the eligible ones: length of a row and how many there are."""
 
     def bytes_in(self, format: Format, rest_bits: int) -> int:
         """Predicted bytes in a format, the rest kept in ``rest_bits``."""
-        kept = rest_bits if format.weights.num_bits < 16 else format.weights.num_bits
-        return round(self.eligible * format.bits_per_weight / 8 + self.rest * kept / 8)
+        return weight_bytes(self.shape, format, rest_bits)
+
+    @property
+    def shape(self) -> ModelShape:
+        """What the files tell of the model's shape: nothing of its layers."""
+        return ModelShape(self.eligible, self.rest, rows=self.rows)
 
 
 def count_weights(folder: Path) -> WeightCount | None:
     """Counted from the headers of the safetensors files; ``None`` where there are none to read."""
-    eligible = rest = 0
+    rest = 0
+    rows: Counter[int] = Counter()
     try:
         for name, shape in (pair for file in _files(folder) for pair in _tensors(file)):
             if len(shape) >= 2 and not any(part in name for part in _EMBEDDINGS):
-                eligible += prod(shape)
+                rows[shape[-1]] += prod(shape[:-1])
             else:
                 rest += prod(shape)
     except (OSError, ValueError, KeyError, struct.error, RecursionError):
         return None
-    return WeightCount(eligible, rest) if eligible else None
+    eligible = sum(length * count for length, count in rows.items())
+    return WeightCount(eligible, rest, tuple(sorted(rows.items()))) if eligible else None
 
 
 def _files(folder: Path) -> list[Path]:

@@ -93,6 +93,11 @@ class Backend:
         can. Loads no model."""
         return None
 
+    def computes_in(self, format: Format, device: Device, compute_dtype: str) -> str:
+        """torch's name of the type that the kernels multiply unpacked weights in, when they are asked for
+        ``compute_dtype``."""
+        return format.compute_dtype(compute_dtype)
+
     def open(self, asked: Asked, from_pretrained: FromPretrained) -> Any:
         """The model in the format, on its device, before its first forward."""
         raise NotImplementedError

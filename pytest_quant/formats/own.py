@@ -27,21 +27,30 @@ def variant(of: str, name: str, *, exclude: Sequence[str] = (), **parameters: An
     if isinstance(exclude, str):
         raise UsageError(f'exclude={exclude!r}: give a list of patterns, ["{exclude}"]')
     base = registry.get(of)
-    weights, scale_bits = base.weights, base.scale_bits
     if size := parameters.get("group_size"):
-        if weights.group_size is None:
-            scale_bits += (32 + 8) / size  # a scale in FP32 and a zero point for each group, where rows had one
-        else:
-            scale_bits *= weights.group_size / size  # as many more scales
-        weights = replace(weights, group_size=size)
+        base = _grouped(base, size)
     return replace(
         base,
         name=name,
-        weights=weights,
-        scale_bits=scale_bits,
         parameters=MappingProxyType({**base.parameters, **parameters}),
         exclude=(*base.exclude, *exclude),
         variant_of=base.variant_of or base.name,
+    )
+
+
+def _grouped(base: Format, size: int) -> Format:
+    """A format with groups of another size."""
+    weights = replace(base.weights, group_size=size)
+    usual = base.group_sizes[0] if base.group_sizes else base.weights.group_size
+    if usual is None:  # a scale in FP32 and a zero point for each group, where rows had one
+        return replace(base, weights=weights, scale_bits=base.scale_bits + (32 + 8) / size, row_bits=0, wide_row_bits=0)
+    more = usual / size  # as many more scales
+    return replace(
+        base,
+        weights=weights,
+        scale_bits=base.scale_bits * more,
+        wide_scale_bits=base.wide_scale_bits * more,
+        group_sizes=(),
     )
 
 

@@ -29,6 +29,11 @@ class Gate:
         return self.metric != "memory_budget" or any(name == "max_ratio" for name, _ in self.limits)
 
     @property
+    def is_timed(self) -> bool:
+        """Whether it is answered from rounds of timed runs."""
+        return self.metric in TIMED
+
+    @property
     def is_quality(self) -> bool:
         """Whether it is answered from scored windows."""
         return self.metric in QUALITY
@@ -78,6 +83,8 @@ LIMITS: Mapping[str, Mapping[str, LimitKind]] = {
     },
     "token_agreement": {"min": LimitKind("share", nothing=1.0)},
     "throughput_ratio": {"min": LimitKind("ratio", symbol="x")},
+    "energy_ratio": {"max": LimitKind("ratio", symbol="x"), "max_joules": LimitKind("joules", symbol="J/tok")},
+    "cost_ratio": {"max": LimitKind("ratio", symbol="x"), "max_usd": LimitKind("usd", symbol="$/Mtok")},
     "memory_budget": {
         "max_gb": LimitKind("bytes", 1e9, "GB"),
         "max_gib": LimitKind("bytes", 2.0**30, "GiB"),
@@ -87,6 +94,8 @@ LIMITS: Mapping[str, Mapping[str, LimitKind]] = {
 """The limits that each metric's marker takes."""
 QUALITY = ("perplexity_delta", "kl_divergence", "token_agreement")
 """The metrics that are answered from scored windows."""
+TIMED = ("throughput_ratio", "energy_ratio", "cost_ratio")
+"""The metrics that are answered from rounds of timed runs."""
 
 
 def needs_full_kl(gate: Gate) -> bool:

@@ -70,9 +70,24 @@ class Measurement:
     """Quantities that are lower bounds of what their name says: their intervals have no upper end."""
     reference_stored: int = 0
     """Of the used windows, those for which the reference's word came from the store."""
+    remark: str = ""
+    """What the user should hear of a limit even where it holds."""
     caveat: str = ""
     """Why a limit may stay open whatever is measured."""
+    rounds: int | None = None
+    """Of timed runs; None where nothing was timed."""
+    spent: bool = True
+    """Whether no more rounds are played."""
+    bounds: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: _NOTHING)
+    """What the hardware allows at best, by ``format`` and ``reference``."""
+    conditions: tuple[tuple[str, str], ...] = ()
+    """Name and sentence of what makes the number untrue."""
     proof: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing more is measured: all windows are scored, the budget for rounds is spent."""
+        return self.spent if self.windows is None else self.windows[0] == self.windows[1]
 
     @property
     def quantity(self) -> Quantity:
@@ -98,10 +113,12 @@ class Measurement:
         if not math.isfinite(self.value):
             raise ValueError(f"{self.metric} is {self.value}: NaN and infinity keep no limit")
         low, high = self.quantity.low, self.quantity.high
-        if self.windows is not None and low != high and low <= number <= high:
+        sampled = self.windows is not None or self.rounds is not None
+        if sampled and low != high and low <= number <= high:
+            instead = "" if self.rounds is not None else ", or without one"
             raise ValueError(
                 f"{self.metric} is {self}, which does not decide whether it is below {number:g}: measure it with that "
-                f"limit, or without one"
+                f"limit{instead}"
             )
         return self.value < number
 
@@ -112,6 +129,7 @@ class Measurement:
         quantity = self.quantity
         spread = "exact" if quantity.is_exact else f"{quantity.low:.4g} to {quantity.high:.4g}"
         sample = "" if self.windows is None else f", {self.windows[0]} of {self.windows[1]} windows"
+        sample = sample if self.rounds is None else f", {self.rounds} rounds"
         return f"{quantity.value:.4g} {quantity.unit} [{spread}{sample}]"
 
     def __repr__(self) -> str:

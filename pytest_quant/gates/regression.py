@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from pytest_quant.gates.gate import QUALITY
+from pytest_quant.gates.gate import QUALITY, TIMED
 from pytest_quant.gates.measurement import Measurement
 from pytest_quant.gates.verdict import Verdict
 from pytest_quant.stats import sequence
@@ -18,11 +18,13 @@ MIN_EFFECT: Mapping[str, float] = {
     "kl_divergence": 0.001,  # nats, in the same way
     "token_agreement": 0.002,  # share of tokens
     "throughput_ratio": 0.10,  # share of the baseline's ratio, beyond both intervals
+    "energy_ratio": 0.10,  # in the same way
+    "cost_ratio": 0.10,
     "memory_budget": 0.01,  # share of the baseline's bytes
 }
 """A smaller change is real or not, but breaks nothing."""
 PEAK_EFFECT = 0.10
-"""For a peak, which depends on how the allocator rounds."""
+"""For a peak and activations, which depend on how the allocator rounds."""
 
 
 class Accepted(Protocol):
@@ -59,7 +61,7 @@ def change(now: Measurement, then: Accepted, min_effect: float | None = None) ->
     """
     numbers = [now.value, then.value, *(now.scores or ()), *(then.scores or ())]
     if now.metric not in QUALITY:
-        numbers += [now.quantity.low, now.quantity.high]
+        numbers += [end for end in (now.quantity.low, now.quantity.high) if math.isnan(end) or now.metric not in TIMED]
     if not all(math.isfinite(number) for number in numbers):
         return Change(
             Verdict.INCOMPARABLE, "not finite", "NaN and infinity cannot be compared; record the baseline anew"
@@ -69,9 +71,17 @@ def change(now: Measurement, then: Accepted, min_effect: float | None = None) ->
         return _quality(now, then, effect)
     if then.value == 0.0:
         return Change(Verdict.INCOMPARABLE, "from 0", "a share of 0 is no number; record the baseline anew")
-    if now.metric == "throughput_ratio":
-        return _speed(now, then, effect)
+    if now.metric in TIMED:
+        return _timed(now, then, effect)
     return _memory(now, then, effect)
+
+
+def smallest_change(then: Measurement, min_effect: float | None = None) -> float:
+    """By what share a later ratio must be worse than ``then`` to be called so, were it known exactly."""
+    effect, quantity = _effect(then) if min_effect is None else min_effect, then.quantity
+    if then.metric == "throughput_ratio":
+        return 1.0 - quantity.low * (1.0 - effect) / quantity.value
+    return quantity.high * (1.0 + effect) / quantity.value - 1.0
 
 
 def reference_change(now: Sequence[float], then: Sequence[float], weights: Sequence[float]) -> float:
@@ -81,7 +91,7 @@ def reference_change(now: Sequence[float], then: Sequence[float], weights: Seque
 
 
 def _effect(now: Measurement) -> float:
-    peak = now.metric == "memory_budget" and now.identity["metric"].get("of") == "peak"
+    peak = now.metric == "memory_budget" and now.identity["metric"].get("of") in ("peak", "activations")
     return PEAK_EFFECT if peak else MIN_EFFECT[now.metric]
 
 
@@ -110,18 +120,25 @@ def _quality(now: Measurement, then: Accepted, effect: float) -> Change:
     return Change(verdict, shown, reason)
 
 
-def _speed(now: Measurement, then: Accepted, effect: float) -> Change:
-    """By the ratio to the reference of the same run, and only beyond both intervals."""
+def _timed(now: Measurement, then: Accepted, effect: float) -> Change:
+    """By the ratio to the reference of the same run, and only beyond both intervals. More rounds can decide what is
+    ``inconclusive``: whether it got worse by more than the effect."""
     quantity = now.quantity
     low = then.value if then.low is None else then.low
     high = then.value if then.high is None else then.high
-    verdict = Verdict.PASSED
-    if quantity.high < low * (1.0 - effect):
-        verdict = Verdict.REGRESSED
-    elif quantity.low > high * (1.0 + effect):
-        verdict = Verdict.IMPROVED
-    reason = "" if verdict is Verdict.PASSED else f"{now} now, {then.value:.4g} [{low:.4g} to {high:.4g}] before"
-    return Change(verdict, f"{quantity.value / then.value - 1.0:+.1%}", reason)
+    if now.metric == "throughput_ratio":
+        tolerated, best = low * (1.0 - effect), high * (1.0 + effect)
+        worse, unsure, better = quantity.high < tolerated, quantity.low < tolerated, quantity.low > best
+    else:
+        tolerated, best = high * (1.0 + effect), low * (1.0 - effect)
+        worse, unsure, better = quantity.low > tolerated, quantity.high > tolerated, quantity.high < best
+    shown = f"{quantity.value / then.value - 1.0:+.1%}"
+    reason = f"{now} now, {then.value:.4g} [{low:.4g} to {high:.4g}] before"
+    if worse:
+        return Change(Verdict.REGRESSED, shown, reason)
+    if unsure:
+        return Change(Verdict.INCONCLUSIVE, shown, f"{reason}: whether it is worse by {effect:.0%} is not decided")
+    return Change(Verdict.IMPROVED, shown, reason) if better else Change(Verdict.PASSED, shown)
 
 
 def _memory(now: Measurement, then: Accepted, effect: float) -> Change:

@@ -34,7 +34,7 @@ def find(
     (``cores``, by default its affinity), less where a control group's quota is smaller. Memory is the machine's, less
     where a control group's limit is smaller. Instruction sets are those of all cores, as the kernel prints them;
     Linux prints neither AVX-NE-CONVERT nor AMX-FP16 on many versions, and then they are missing here too.
-    ``bandwidth`` is always ``None``: :mod:`pytest_quant.hardware.probe` measures it on request.
+    ``bandwidth`` is always ``None``: :mod:`pytest_quant.engines.probe` measures it on request.
     """
     system = system or platform.system()
     machine = (machine or platform.machine()).lower()

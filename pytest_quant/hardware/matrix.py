@@ -70,6 +70,11 @@ class Matrix:
         reason = f"nobody has verified {numeric} on {_class_of(device)}"
         return Support("unknown", reason, "no row of the matrix", _OWN_ROW)
 
+    def multiplies(self, numeric: str, device: Device) -> bool:
+        """Whether the device's units multiply in a type. Where they do not, products run in another, and a rate that
+        was measured of this one is no bound."""
+        return numeric in NUMERICS and self.units(numeric, device).status == "native"
+
     def backend(self, backend: str, device: Device, capability: str) -> Support:
         """Whether a backend can run a capability (``int8``, ``nf4``, ...) on the device.
 

@@ -13,9 +13,12 @@ from pytest_quant.hardware import specs_file
 from pytest_quant.hardware.device import Device
 from pytest_quant.hardware.specs_file import SOURCE, Spec
 
-__all__ = ["SOURCE", "Spec", "device", "find", "guest_share", "is_guest", "names", "slice_share"]
+__all__ = ["SOURCE", "Spec", "compute_share", "device", "find", "guest_share", "is_guest", "names", "slice_share"]
 
 _MIG = re.compile(r"(?P<parent>.+) MIG (?P<profile>(?:\d+c\.)?\d+g\.(?P<gb>\d+)gb\S*)", re.IGNORECASE)
+_INSTANCE = re.compile(r"MIG (?:(?P<compute>\d+)c\.)?(?P<gpu>\d+)g\..*", re.IGNORECASE)
+_FOUR_SLICES = ("A30", "RTX PRO")
+"""GPUs that are cut into four; all others that can be are cut into seven."""
 _GUEST = re.compile(r"(?P<family>.+?)-(?:(?P<slices>\d+)-)?(?P<gb>\d+)(?:[abq]|c(?:me)?)")
 
 
@@ -51,6 +54,24 @@ def guest_share(name: str) -> float:
     """The part of the board's bandwidth that a vGPU guest can reach: all when it is time-sliced, less on MIG."""
     guest = _guest(_plain(name))
     return slice_share(_by_guest()[guest["family"]], int(guest["gb"])) if guest and guest["slices"] else 1.0
+
+
+def compute_share(device: Device) -> float | None:
+    """Which part of the board's units a device holds: all of a whole board and of a time-sliced vGPU, its slices on
+    MIG; ``None`` where nobody says how it was partitioned."""
+    guest = _guest(_plain(device.name))
+    if guest and guest["slices"]:
+        return min(1.0, int(guest["slices"]) / 7)
+    if device.partition is None:  # a partition of AMD's is seen by its bandwidth, which is not known then
+        spec = find(device.name)
+        return 1.0 if spec is None or spec.bandwidth is None or device.bandwidth is not None else None
+    if device.partition == "vGPU":
+        return 1.0
+    instance = _INSTANCE.fullmatch(device.partition)
+    if instance is None:
+        return None
+    slices = 4 if any(name in device.name for name in _FOUR_SLICES) else 7
+    return min(1.0, int(instance["compute"] or instance["gpu"]) / slices)
 
 
 def device(name: str) -> Device | None:

@@ -1,21 +1,26 @@
-"""Memory of a model: its weights, its peak while scoring, its KV cache."""
+"""Memory of a model: its weights, what scoring takes on top, its KV cache."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_quant.engines.memory import peak_above_start
-from pytest_quant.errors import UsageError
+from pytest_quant.errors import NotMeasured, UsageError
 from pytest_quant.gates.measurement import Quantity
 from pytest_quant.hardware import Device
-from pytest_quant.metrics.throughput import Workload, prompt
+from pytest_quant.metrics.workload import prompt
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from pytest_quant.formats.proof import Proof
+
+WARM_UP = 16
+"""Tokens of each sequence that are scored first: kernels and repacked weights are not part of one batch's memory."""
 
 
 class Held(Protocol):
@@ -32,27 +37,41 @@ class Held(Protocol):
     def kv_cache_bytes(self, prompt: NDArray[np.int64]) -> int: ...
 
 
-def used_bytes(model: Held, of: str, tokens: NDArray[np.int64] | None, batch_size: int, context: int) -> int:
+@dataclass(frozen=True)
+class Used:
+    """Bytes, and the figures behind them."""
+
+    bytes: int
+    figures: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+
+
+def used(model: Held, of: str, tokens: NDArray[np.int64] | None, batch_size: int, context: int) -> Used:
     """Bytes of ``weights`` (true storages, unpacked where the engine unpacks them), of the ``kv_cache`` after a
-    context, or at the ``peak``: the weights and what scoring a batch of that context takes on top. Weights need no
-    tokens."""
+    context, of ``activations``: what scoring a batch of that context takes on top of the weights, or at the ``peak``:
+    both together. Weights need no tokens."""
+    weights = model.proof.held_bytes
     if of == "weights" or tokens is None:
-        return model.proof.held_bytes
+        return Used(weights)
     if model.max_positions is not None and context > model.max_positions:
         raise UsageError(f"context={context} does not fit the model's {model.max_positions} positions")
-    batch = prompt(tokens, Workload(batch_size=batch_size, prompt_tokens=context))
+    batch = prompt(tokens, batch_size, context)
     if of == "kv_cache":
-        return model.kv_cache_bytes(batch)
-    model.token_nll(batch[:, :16])  # kernels and repacked weights are not part of one batch's peak
-    return model.proof.held_bytes + peak_above_start(model.device, lambda: model.token_nll(batch))
+        kept = model.kv_cache_bytes(batch)
+        return Used(kept, {"kv_bytes_per_token": kept / (batch_size * context)})
+    model.token_nll(batch[:, :WARM_UP])
+    activations = peak_above_start(model.device, lambda: model.token_nll(batch))
+    figures = {"weight_bytes": float(weights), "activation_bytes": float(activations)}
+    return Used(activations if of == "activations" else weights + activations, figures)
 
 
-def memory_budget(format_bytes: int, reference_bytes: int | None) -> tuple[Mapping[str, Quantity], Mapping[str, float]]:
-    """Quantities ``bytes`` and, with a reference, ``ratio``; exact."""
-    quantities = {"bytes": Quantity.exact(float(format_bytes), "bytes")}
-    figures = {"format_value": float(format_bytes)}
-    if reference_bytes is not None:
-        quantities["ratio"] = Quantity.exact(format_bytes / reference_bytes, "x")
-        figures["reference_value"] = float(reference_bytes)
+def memory_budget(format: Used, reference: Used | None) -> tuple[Mapping[str, Quantity], Mapping[str, float]]:
+    """Quantities ``bytes`` and, with a reference, ``ratio``; exact. :class:`NotMeasured` where that takes none."""
+    quantities = {"bytes": Quantity.exact(float(format.bytes), "bytes")}
+    figures = {**format.figures, "format_value": float(format.bytes)}
+    if reference is not None:
+        if reference.bytes == 0:
+            raise NotMeasured("the reference takes no bytes of this: there is no ratio to it; limit max_gb instead")
+        quantities["ratio"] = Quantity.exact(format.bytes / reference.bytes, "x")
+        figures["reference_value"] = float(reference.bytes)
         figures["ratio"] = quantities["ratio"].value
     return quantities, figures

@@ -1,95 +1,96 @@
-"""Throughput of prefill and decode, format and reference interleaved."""
+"""Throughput: speeds of the format and the reference, from rounds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_quant.errors import NotMeasured, UsageError
 from pytest_quant.gates.measurement import Quantity
-from pytest_quant.stats.ratio import ratio_of_medians
+from pytest_quant.metrics.rounds import Rounds, Run
+from pytest_quant.metrics.workload import Workload
+from pytest_quant.stats.median import median_interval
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-WARM_UP = 1
-ROUNDS = 9
-"""The interval of a median cannot leave the rounds that were seen: 9 cover it with 1 - 2 / 2**9, 7 only with 98.4 %."""
+HOST_TURN, TURN = 0.03, 0.15
+"""Seconds that one model decodes before it is the other's turn, on a CPU and on a device."""
+_PERCENTILES = (50, 90, 99)
 
 
 class Timed(Protocol):
-    """What timing asks of an engine's model."""
+    """What timing asks of an engine."""
 
-    @property
-    def max_positions(self) -> int | None: ...
+    def prefill(self, prompt: NDArray[np.int64]) -> float: ...
 
-    def prefill_seconds(self, prompt: NDArray[np.int64]) -> float: ...
+    def first_token(self, prompt: NDArray[np.int64]) -> float: ...
 
-    def decode_seconds(self, prompt: NDArray[np.int64], new_tokens: int) -> float: ...
+    def start(self, prompt: NDArray[np.int64], new_tokens: int) -> None: ...
 
-
-@dataclass(frozen=True)
-class Workload:
-    """What is timed: ``decode`` times the greedy steps after a prompt, ``prefill`` one forward over it."""
-
-    phase: str = "decode"
-    batch_size: int = 1
-    prompt_tokens: int = 64
-    new_tokens: int = 32
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that one timed run produces or reads."""
-        return self.batch_size * (self.new_tokens if self.phase == "decode" else self.prompt_tokens)
-
-    def seconds(self, model: Timed, prompt: NDArray[np.int64]) -> float:
-        if self.phase == "decode":
-            return model.decode_seconds(prompt, self.new_tokens)
-        return model.prefill_seconds(prompt)
+    def steps(self, count: int) -> list[float]: ...
 
 
-def prompt(stream: NDArray[np.int64], work: Workload) -> NDArray[np.int64]:
-    """``(batch_size, prompt_tokens)`` tokens from the start of a stream, repeated as often as needed."""
+class Player:
+    """Runs a workload on one model, again and again."""
+
+    def __init__(self, runner: Timed, work: Workload, prompts: NDArray[np.int64]) -> None:
+        self._runner = runner
+        self._work = work
+        self._prompts = prompts
+        self.step = 0.0
+        """Seconds of a step of the last decode."""
+
+    def whole(self) -> Run:
+        """One run of it all."""
+        if self._work.phase == "decode":
+            return self.piece(0, self._work.new_tokens)
+        timed = self._runner.prefill if self._work.phase == "prefill" else self._runner.first_token
+        return Run(self._work.tokens, timed(self._prompts))
+
+    def piece(self, first: int, count: int) -> Run:
+        """``count`` steps of a decode, of which the one before made token ``first``; 0 reads the prompts before."""
+        if first == 0:
+            self._runner.start(self._prompts, self._work.new_tokens)
+        steps = self._runner.steps(count)
+        self.step = sum(steps) / count
+        return Run(self._work.batch_size * count, sum(steps), tuple(steps))
+
+
+def pieces(work: Workload, step: float, *, waits: bool) -> list[tuple[int, int]]:
+    """First token and number of the steps of each piece that a run is cut into, so that the two models take turns in
+    fractions of a second and see the same moments of a machine; ``step`` is what one takes, seconds. ``waits``: whether
+    the host does the work itself; a device is given several steps, of which it begins one while the host still
+    prepares the next."""
+    count = min(work.new_tokens, max(1, round((HOST_TURN if waits else TURN) / step)))
+    return [(first, min(count, work.new_tokens - first)) for first in range(0, work.new_tokens, count)]
+
+
+def ratio(rounds: Rounds, alpha: float) -> Quantity:
+    """The median over the rounds of the format's speed over the reference's, with an interval that holds at every round
+    at once."""
+    value, low, high = median_interval(rounds.ratios, alpha)
+    return Quantity(value, max(low, 0.0), high, "x")
+
+
+def figures(rounds: Rounds) -> Mapping[str, float]:
+    """Speeds behind the ratio, tokens a second, and percentiles of the time between two tokens, milliseconds."""
+    found = {
+        "format_value": median(run.speed for run in rounds.ours),
+        "reference_value": median(run.speed for run in rounds.theirs),
+    }
+    for name, runs in (("format", rounds.ours), ("reference", rounds.theirs)):
+        found.update({f"{name}_{key}": value for key, value in _latencies(runs).items()})
+    return found
+
+
+def _latencies(runs: Iterable[Run]) -> Mapping[str, float]:
+    """``inter_token_p50_ms`` and the like over all steps of all runs; nothing where steps were not timed."""
     import numpy as np
 
-    return np.resize(stream, (work.batch_size, work.prompt_tokens))
-
-
-def throughput_ratio(
-    format: Timed,
-    reference: Timed,
-    stream: NDArray[np.int64],
-    work: Workload,
-    confidence: float,
-    progress: Callable[[int, int], None],
-) -> tuple[Mapping[str, Quantity], Mapping[str, float]]:
-    """Quantity ``ratio`` (tokens a second of the format over the reference's) and the speeds behind it.
-
-    After a warm-up of both, rounds time one run of each in turn, whichever was first going second in the
-    next; ratio of medians, with a bootstrap interval over the rounds. :class:`NotMeasured` where the clock
-    saw no time pass.
-    """
-    needed = work.prompt_tokens + (work.new_tokens if work.phase == "decode" else 0)
-    for model in (format, reference):
-        if model.max_positions is not None and needed > model.max_positions:
-            raise UsageError(
-                f"{work.phase} of {needed} tokens does not fit the model's {model.max_positions} positions"
-            )
-    tokens = prompt(stream, work)
-    for _ in range(WARM_UP):
-        work.seconds(reference, tokens), work.seconds(format, tokens)
-    speeds: tuple[list[float], list[float]] = ([], [])
-    for done in range(ROUNDS):
-        pair = [(0, format), (1, reference)]
-        for which, model in pair if done % 2 else reversed(pair):
-            seconds = work.seconds(model, tokens)
-            if seconds <= 0.0:
-                raise NotMeasured(f"the clock saw no time pass in a {work.phase} run; ask for more tokens")
-            speeds[which].append(work.tokens / seconds)
-        progress(done + 1, ROUNDS)
-    value, low, high = ratio_of_medians(speeds[0], speeds[1], confidence)
-    figures = {"format_value": median(speeds[0]), "reference_value": median(speeds[1]), "rounds": float(ROUNDS)}
-    return {"ratio": Quantity(value, low, high, "x")}, figures
+    steps = [step for run in runs for step in run.steps]
+    if not steps:
+        return {}
+    values = np.percentile(steps, _PERCENTILES)
+    return {f"inter_token_p{p}_ms": 1e3 * float(value) for p, value in zip(_PERCENTILES, values, strict=True)}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_UNITS = {"throughput_ratio": " tokens/s", "cost_ratio": " tokens/s", "energy_ratio": " J/tok"}
+"""Of the two numbers that a ratio was made of, where they are not plain."""
 _BREAKING = ("missing", "regressed", "incomparable")
 
 
@@ -23,6 +25,7 @@ def _line(record: Mapping[str, Any]) -> str:
     said = []
     if record["verdict"] != "passed":
         said.append(f"{record['verdict']}: {record['reason']}{_behind(record)}")
+        said += [f"measured while {condition['text']}" for condition in record.get("conditions", ())]
     found = record.get("baseline") or {}
     if found.get("verdict") in _BREAKING and not (record["verdict"] == "failed" and found["verdict"] == "missing"):
         said.append(f"{found['verdict']}: {found['reason']}")
@@ -33,7 +36,9 @@ def _behind(record: Mapping[str, Any]) -> str:
     """The two numbers that a difference or a ratio was made of."""
     if "reference" not in record or "reference_value" not in record:
         return ""
-    return f" ({record['reference']} {record['reference_value']:.4g}, {record['format']} {record['format_value']:.4g})"
+    unit = _UNITS.get(record["metric"], "")
+    values = f"{record['reference']} {record['reference_value']:.4g}, {record['format']} {record['format_value']:.4g}"
+    return f" ({values}{unit})"
 
 
 def plain_failure(excinfo: Any, error: Exception) -> Any:

@@ -28,8 +28,9 @@ def shown_value(record: Mapping[str, Any]) -> str:
         high = math.inf  # the limit is on what this is a bound of
     if low != high:
         shown += f" [{low:.{digits}g}, {high:.{digits}g}]"
-    windows = record.get("windows")
-    return f"{shown} {windows['used']}/{windows['total']}" if windows else shown
+    if windows := record.get("windows"):
+        return f"{shown} {windows['used']}/{windows['total']}"
+    return shown
 
 
 def shown_bytes(count: float) -> str:

@@ -9,9 +9,13 @@ import pytest
 
 from pytest_quant.ledger import Ledger
 from pytest_quant.model import FLATTERED, NO_RECORD, UNSURE
+from pytest_quant.report.below import below
 from pytest_quant.report.figures import shown_value
 
 _HEADERS = ("format", "metric", "value", "limit", "baseline", "verdict")
+_SIZES = {"batch_size": ("b", 1), "prompt_tokens": ("p", 64), "new_tokens": ("n", 32), "context": ("c", 512)}
+_NO_PART = {("new_tokens", "prefill"): 1, ("new_tokens", "ttft"): 1}
+"""Letter and usual value of what tells measurements of one metric apart."""
 _COLOURS = {
     "passed": {"green": True},
     "improved": {"green": True, "bold": True},
@@ -43,17 +47,21 @@ def summarize(
     reporter.section("quantization", sep="=")
     if ledger.hardware:
         reporter.write_line(f"on {ledger.hardware['name']} ({ledger.hardware['architecture']})")
-    rows = [(_title(record), _row(record)) for record in ledger.records]
-    widths = [max(len(cells[i]) for cells in (_HEADERS, *(row for _, row in rows))) for i in range(len(_HEADERS))]
-    for title in dict.fromkeys(title for title, _ in rows):
+    rows = [(_title(record), _row(record), below(record)) for record in ledger.records]
+    widths = [max(len(cells[i]) for cells in (_HEADERS, *(row for _, row, _ in rows))) for i in range(len(_HEADERS))]
+    for title in dict.fromkeys(title for title, _, _ in rows):
         reporter.write_line("")
         reporter.write_line(title)
         reporter.write_line(_line(_HEADERS, widths), light=True)
-        for row in dict.fromkeys(row for of, row in rows if of == title):
+        for row, lines in dict.fromkeys((row, lines) for of, row, lines in rows if of == title):
             reporter.write(_line(row[:-1], widths[:-1], padded=True) + "  ")
             reporter.write_line(row[-1], **_COLOURS[row[-1]])
+            for line in lines:
+                reporter.write_line(f"  {line}", light=True)
     for colour, line in dict.fromkeys(line for record in ledger.records for line in _explanations(record)):
         reporter.write_line(line, **_COLOURS[colour])
+    for line in _conditions(ledger.records):
+        reporter.write_line(line, yellow=True)
     for name, recipe in dict.fromkeys(
         _recipe(record) for record in ledger.records if "recipe" in record.get("proof", {})
     ):
@@ -100,10 +108,18 @@ def _metric(record: Mapping[str, Any]) -> str:
         "kl_divergence": "KL divergence",
         "token_agreement": "same top token",
         "throughput_ratio": f"{parameters.get('phase')} speed",
+        "energy_ratio": f"{parameters.get('phase')} energy",
+        "cost_ratio": f"{parameters.get('phase')} cost",
         "memory_budget": f"memory {parameters.get('of')}",
     }
-    batch = parameters.get("batch_size", 1)
-    return words[record["metric"]] + (f" b{batch}" if batch != 1 else "")
+    sizes = "".join(
+        f" {letter}{parameters[name]}"
+        for name, (letter, usual) in _SIZES.items()
+        if parameters.get(name, usual) not in (usual, _NO_PART.get((name, parameters.get("phase"))))
+    )
+    options = " compiled" if parameters.get("compile") else " static" if parameters.get("cache") == "static" else ""
+    prices = "".join(f" ${parameters[name]:g}" for name in ("price", "reference_price") if name in parameters)
+    return words[record["metric"]] + sizes + options + prices
 
 
 def _recipe(record: Mapping[str, Any]) -> tuple[str, str]:
@@ -118,8 +134,22 @@ def _explanations(record: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         yield "inconclusive", f"{record['format']} {_metric(record)}: {record['note']}"
     if record["verdict"] == "inconclusive":
         yield "inconclusive", f"{record['format']} {_metric(record)}: {record['reason']}"
-    if found.get("reason") and found["verdict"] != "regressed" and record["verdict"] != "failed":
+    told = found.get("verdict") == "regressed" or record["verdict"] == "failed"
+    told = told or (found.get("verdict") == "missing" and "conditions" in record)
+    if found.get("reason") and not told:
         yield found["verdict"], f"{record['format']} {_metric(record)}: {found['reason']}"
+
+
+def _conditions(records: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    """A line for each kind of disturbance: what was seen of it first, and in how many measurements."""
+    seen: dict[str, list[tuple[str, str]]] = {}
+    for record in records:
+        for condition in record.get("conditions", ()):
+            seen.setdefault(condition["name"], []).append((f"{record['format']} {_metric(record)}", condition["text"]))
+    for name, found in seen.items():
+        where, text = found[0]
+        others = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        yield f"{where}{others}: {text}; such numbers become no baselines (--quant-accept={name} if that is usual)"
 
 
 def _line(cells: Iterable[str], widths: Sequence[int], *, padded: bool = False) -> str:

@@ -22,8 +22,19 @@ def test_mistaken(quant_model): ...
         ('perplexity_delta(max=float("nan"))', "*must be a finite number*"),
         ("perplexity_delta(max=[1])", "*must be a number, not list*"),
         ("perplexity_delta()", "*needs a limit: max=... or max_ratio=...*"),
-        ('throughput_ratio(min=1, phase="decoding")', "*must be one of 'decode', 'prefill'*"),
-        ('memory_budget(max_gb=1, of="ram")', "*must be one of 'weights', 'peak', 'kv_cache'*"),
+        ('throughput_ratio(min=1, phase="decoding")', "*must be one of 'decode', 'prefill', 'ttft'*"),
+        ("throughput_ratio(min=1, batch_size=[])", "*throughput_ratio: batch_size=[[]] tests nothing*"),
+        ("throughput_ratio(min=1, batch_size=[1, 0])", "*(batch_size=0): must be a whole number of 1 or more*"),
+        ("throughput_ratio(max=1)", "*throughput_ratio has no argument 'max'; its arguments are *min*"),
+        ('throughput_ratio(min=1, compile=True, cache="dynamic")', '*(compile=True) needs cache="static": what grows*'),
+        ('throughput_ratio(min=1, compile=True, phase="prefill")', '*(compile=True) is for phase="decode"*'),
+        ('throughput_ratio(min=1, cache="paged")', "*(cache='paged'): must be one of 'dynamic', 'static'*"),
+        ("energy_ratio()", "*needs a limit: max=... or max_joules=...*"),
+        ("energy_ratio(max=0)", "*energy_ratio(max=0): must be above 0: it would never hold*"),
+        ('energy_ratio(max="0.5")', "*(max='0.5'): must be a number, not str; write max=0.5*"),
+        ("cost_ratio(max=1, price=-1)", "*cost_ratio(price=-1): must be dollars an hour, a number above 0*"),
+        ("cost_ratio(price=2)", "*needs a limit: max=... or max_usd=...*"),
+        ('memory_budget(max_gb=1, of="ram")', "*must be one of 'weights', 'activations', 'peak', 'kv_cache'*"),
         ('quant(formats=["nf5"])', "*unknown format 'nf5'; the formats are fp32, bf16*"),
         ('quant(formats="int8")', "*must be a list of format names*"),
         ("quant(formats=[])", "*tests nothing*"),
@@ -85,6 +96,15 @@ def test_a_marker_on_unittest(project):
         ("--quant-formats=int8,int9", "*--quant-formats: unknown format 'int9'*"),
         ("--quant-require=q4", "*--quant-require: unknown format 'q4'*"),
         ("--quant-missing=ignore", "*--quant-missing=ignore: may be record or fail*"),
+        ("--quant-speed-budget=0", "*--quant-speed-budget=0: must be a number above 0*"),
+        ("--quant-speed-budget=1m", "*--quant-speed-budget=1m: must be a number above 0*"),
+        ("--quant-speed-budget=inf", "*--quant-speed-budget=inf: must be a number above 0*"),
+        ("--quant-price=-2", "*--quant-price=-2: must be a number above 0*"),
+        ("--quant-price=$2", "*--quant-price=$2: must be a number above 0*"),
+        (
+            "--quant-accept=mig,noise",
+            "*--quant-accept: there is no condition 'noise'; there are other-process, *workers*",
+        ),
         ("--quant-device=NVIDIA L4", "*--quant-device goes with --quant-plan*"),
     ],
 )
@@ -94,6 +114,78 @@ def test_in_an_option(project, option, said):
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([said])
     result.stderr.no_fnmatch_line("*Traceback*")
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("quant_speed_budget = none", "*quant_speed_budget in *pytest.ini=none: must be a number above 0*"),
+        ("quant_price = 0", "*quant_price in *pytest.ini=0: must be a number above 0*"),
+        (
+            "quant_accept = cpu-load loud",
+            "*quant_accept in *pytest.ini: there is no condition 'loud'; there are other*",
+        ),
+    ],
+)
+def test_in_the_ini_file(project, line, said):
+    project.ini(line)
+    project.test("def test_x(): ...")
+    result = project.run("--quant-baseline")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([said])
+    result.stderr.no_fnmatch_line("*Traceback*")
+
+
+@pytest.mark.parametrize(
+    "arguments, lines, settings",
+    [
+        ([], ["quant_speed_budget =", "quant_accept ="], (60.0, None, ())),
+        ([], ["quant_speed_budget = 5", "quant_price = 2.5", "quant_accept = mig, vgpu"], (5.0, 2.5, ("mig", "vgpu"))),
+        (
+            ["--quant-speed-budget=0.5", "--quant-price=1e-1", "--quant-accept=cpu-load"],
+            ["quant_speed_budget = 5", "quant_price = 2.5", "quant_accept = mig, vgpu"],
+            (0.5, 0.1, ("cpu-load",)),
+        ),
+    ],
+)
+def test_the_command_line_wins_over_the_ini_file(project, arguments, lines, settings):
+    project.ini(*lines)
+    project.test(
+        f"""
+        from pytest_quant import options
+
+        def test_settings(pytestconfig):
+            told = options.read(pytestconfig)
+            assert (told.speed_budget, told.price, told.accept) == {settings!r}
+        """
+    )
+    project.run(*arguments).assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    "mark, arguments, said",
+    [
+        ("cost_ratio(max_usd=1)", [], "*cost_ratio(max_usd=...) needs a price an hour: price=... or --quant-price=*"),
+        (
+            "throughput_ratio(min=0.1, prompt_tokens=500, new_tokens=13)",
+            [],
+            "*decode of 513 tokens does not fit the model's 512 positions*",
+        ),
+        (
+            'throughput_ratio(min=1e6, phase="prefill")',
+            [],
+            "*throughput_ratio(min=1e+06) asks for more than the hardware allows: fp32 makes * tokens/s in prefill*"
+            "int8 can make * at best (*) for one prefill); the ratio is at most * x; with both at their bound *",
+        ),
+    ],
+)
+def test_what_cannot_be_asked_of_speed_is_one_error_without_a_traceback(project, mark, arguments, said):
+    project.test(TEST.format(marks=f"@pytest.mark.{mark}"))
+    result = project.gate(*arguments)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines([said])
+    result.stdout.no_fnmatch_line("*pytest_quant/*.py*")
+    assert project.baselines == {}
 
 
 @pytest.mark.parametrize(

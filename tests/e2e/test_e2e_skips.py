@@ -89,7 +89,7 @@ def test_a_model_that_does_not_fit_is_a_skip_with_the_arithmetic(project, monkey
     project.test(TWO)
     result = project.run("-rs")
     result.assert_outcomes(skipped=2)
-    result.stdout.fnmatch_lines(["SKIPPED*found: 0.0 GB free on *needed: 0.0 GB for the weights (*at 8.00 bits*"])
+    result.stdout.fnmatch_lines(["SKIPPED*found: 0.1 MB free on *needed: 0.2* MB for the weights (*at 8.00 bits*"])
 
 
 def test_out_of_memory_while_loading_is_a_skip(project, monkeypatch):

@@ -264,6 +264,8 @@ def test_the_same_bits_again(libraries):
 def test_decoding_goes_through_the_cache(tiny_llama, libraries, monkeypatch):
     from transformers.cache_utils import QuantoQuantizedLayer
 
+    from pytest_quant.engines.timing import Runner
+
     model = load(tiny_llama, "fp32+kv-int4-g32")
     fed = []
     update = QuantoQuantizedLayer.update
@@ -272,10 +274,12 @@ def test_decoding_goes_through_the_cache(tiny_llama, libraries, monkeypatch):
         "update",
         lambda self, keys, *rest, **more: fed.append(keys.shape[-2]) or update(self, keys, *rest, **more),
     )
-    assert model.decode_seconds(tokens(20), 3) > 0
+    runner = Runner(model)
+    runner.start(tokens(20), 3)
+    assert len(runner.steps(3)) == 3
     assert fed == [20, 20, 1, 1, 1, 1, 1, 1]
     fed.clear()
-    assert model.prefill_seconds(tokens(20)) > 0
+    assert runner.prefill(tokens(20)) > 0
     assert fed == [20, 20]
     fed.clear()
     assert model.generate("The quick", max_new_tokens=4)

@@ -49,6 +49,16 @@ def speed(*ratio: float) -> Measurement:
     return measured("throughput_ratio", ratio=Quantity(*(ratio * 3 if len(ratio) == 1 else ratio), "x"))
 
 
+def energy(*ratio: float, joules: float = 0.5) -> Measurement:
+    numbers = ratio * 3 if len(ratio) == 1 else ratio
+    return measured("energy_ratio", ratio=Quantity(*numbers, "x"), joules=Quantity.exact(joules, "J/tok"))
+
+
+def cost(*ratio: float, usd: float = 2.0) -> Measurement:
+    numbers = ratio * 3 if len(ratio) == 1 else ratio
+    return measured("cost_ratio", ratio=Quantity(*numbers, "x"), usd=Quantity.exact(usd, "$/Mtok"))
+
+
 def memory(number: float, ratio: float | None = None) -> Measurement:
     more = {} if ratio is None else {"ratio": Quantity.exact(ratio, "x")}
     return measured("memory_budget", bytes=Quantity.exact(number, "bytes"), **more)
@@ -66,6 +76,15 @@ def memory(number: float, ratio: float | None = None) -> Measurement:
         (speed(1.5), ("min", 1.5), PASSED),
         (speed(1.501), ("min", 1.5), PASSED),
         (speed(1.499), ("min", 1.5), FAILED),
+        (energy(0.5), ("max", 0.5), PASSED),
+        (energy(0.499), ("max", 0.5), PASSED),
+        (energy(0.501), ("max", 0.5), FAILED),
+        (energy(9.0, joules=0.25), ("max_joules", 0.25), PASSED),
+        (energy(0.1, joules=0.2501), ("max_joules", 0.25), FAILED),
+        (cost(0.5), ("max", 0.5), PASSED),
+        (cost(0.501), ("max", 0.5), FAILED),
+        (cost(9.0, usd=0.25), ("max_usd", 0.25), PASSED),
+        (cost(0.1, usd=0.2501), ("max_usd", 0.25), FAILED),
         (memory(6_000_000_000), ("max_gb", 6.0), PASSED),
         (memory(6_000_000_001), ("max_gb", 6.0), FAILED),
         (memory(6 * 2**30), ("max_gib", 6.0), PASSED),
@@ -127,9 +146,42 @@ def test_the_interval_decides_a_lower_limit(interval, verdict):
     assert judge(speed(*interval), (("min", 1.5),)).verdict is verdict
 
 
+@pytest.mark.parametrize("make", [energy, cost])
+@pytest.mark.parametrize(
+    "interval, verdict",
+    [
+        ((0.6, 0.5, 0.69), PASSED),
+        ((0.6, 0.5, 0.7), PASSED),
+        ((0.6, 0.5, 0.71), INCONCLUSIVE),
+        ((0.8, 0.7, 0.9), INCONCLUSIVE),
+        ((0.8, 0.71, 0.9), FAILED),
+        ((0.6, 0.0, 0.69), PASSED),
+        ((0.6, 0.5, math.inf), INCONCLUSIVE),
+        ((0.6, 0.0, math.inf), INCONCLUSIVE),
+    ],
+)
+def test_less_energy_and_fewer_dollars_are_better(make, interval, verdict):
+    assert judge(make(*interval), (("max", 0.7),)).verdict is verdict
+
+
+@pytest.mark.parametrize("make, second", [(energy, ("max_joules", 1.0)), (cost, ("max_usd", 1.0))])
+def test_a_ratio_and_an_amount_are_two_limits(make, second):
+    name = {"max_joules": "joules", "max_usd": "usd"}[second[0]]
+    for ratio, amount, verdict in (
+        (0.5, 0.9, PASSED),
+        (0.8, 0.9, FAILED),
+        (0.5, 1.1, FAILED),
+    ):
+        found = judge(make(ratio, **{name: amount}), (("max", 0.7), second))
+        assert found.verdict is verdict
+    assert judge(make(0.6, 0.5, 0.9, **{name: 0.9}), (("max", 0.7), second)).verdict is INCONCLUSIVE
+
+
 MAKERS = [
     (perplexity, ("max", 1.0), 0.5),
     (speed, ("min", 1.5), 2.0),
+    (energy, ("max", 0.7), 0.5),
+    (cost, ("max", 0.7), 0.5),
     (lambda *numbers: divergence(mean=nats(*numbers)), ("max", 0.1), 0.05),
     (agreement, ("min", 0.9), 0.95),
 ]
@@ -204,6 +256,12 @@ def test_reasons_in_full():
     assert judge(speed(1.25), (("min", 1.5),)).reason == "1.25 x is below the limit (at least 1.5 x)"
     assert judge(memory(7.5e9), (("max_gb", 6.0),)).reason == "7.5 GB is above the limit (at most 6 GB)"
     assert judge(memory(3 * 2**29), (("max_gib", 1.0),)).reason == "1.5 GiB is above the limit (at most 1 GiB)"
+    assert judge(energy(0.8), (("max", 0.7),)).reason == "0.8 x is above the limit (at most 0.7 x)"
+    assert (
+        judge(energy(0.8, joules=2.5), (("max_joules", 2.0),)).reason
+        == "2.5 J/tok is above the limit (at most 2 J/tok)"
+    )
+    assert judge(cost(0.8, usd=2.5), (("max_usd", 2.0),)).reason == "2.5 $/Mtok is above the limit (at most 2 $/Mtok)"
     assert (
         judge(speed(1.45, 1.31, 1.62), (("min", 1.5),)).reason
         == "1.45 x with the interval 1.31 to 1.62 does not decide the limit of at least 1.5 x"
@@ -239,12 +297,19 @@ def test_every_limit_names_its_side_and_its_quantity():
         ("kl_divergence", "max_bound"): ("bound", 1.0),
         ("token_agreement", "min"): ("share", 1.0),
         ("throughput_ratio", "min"): ("ratio", 1.0),
+        ("energy_ratio", "max"): ("ratio", 1.0),
+        ("energy_ratio", "max_joules"): ("joules", 1.0),
+        ("cost_ratio", "max"): ("ratio", 1.0),
+        ("cost_ratio", "max_usd"): ("usd", 1.0),
         ("memory_budget", "max_gb"): ("bytes", 10**9),
         ("memory_budget", "max_gib"): ("bytes", 2**30),
         ("memory_budget", "max_ratio"): ("ratio", 1.0),
     }
     assert LIMITS["memory_budget"]["max_gib"].shown("max_gib", 1.5) == "max 1.5 GiB"
     assert LIMITS["throughput_ratio"]["min"].shown("min", 1.5) == "min 1.5x"
+    assert LIMITS["energy_ratio"]["max"].shown("max", 0.7) == "max 0.7x"
+    assert LIMITS["energy_ratio"]["max_joules"].shown("max_joules", 0.5) == "max 0.5 J/tok"
+    assert LIMITS["cost_ratio"]["max_usd"].shown("max_usd", 0.5) == "max 0.5 $/Mtok"
     assert LIMITS["kl_divergence"]["p99"].shown("p99", 0.5) == "p99 0.5 nats"
     assert LIMITS["kl_divergence"]["max_bound"].shown("max_bound", 0.05) == "bound 0.05 nats"
     assert LIMITS["token_agreement"]["min"].shown("min", 0.9) == "min 0.9"
@@ -268,6 +333,8 @@ def test_an_unknown_limit_is_not_passed_over():
         (Gate("perplexity_delta"), True),
         (Gate("perplexity_delta", (("max", 1.0),)), True),
         (Gate("throughput_ratio", (("min", 1.0),)), True),
+        (Gate("energy_ratio", (("max_joules", 1.0),)), True),
+        (Gate("cost_ratio", (("max_usd", 1.0),)), True),
         (Gate("kl_divergence", (("max_bound", 1.0),)), True),
         (Gate("token_agreement", (("min", 1.0),)), True),
         (Gate("memory_budget"), False),
@@ -280,17 +347,19 @@ def test_which_gates_need_the_reference(gate, needs):
 
 
 @pytest.mark.parametrize(
-    "gate, is_quality",
+    "metric, windows, rounds",
     [
-        (Gate("perplexity_delta"), True),
-        (Gate("kl_divergence"), True),
-        (Gate("token_agreement"), True),
-        (Gate("throughput_ratio"), False),
-        (Gate("memory_budget"), False),
+        ("perplexity_delta", True, False),
+        ("kl_divergence", True, False),
+        ("token_agreement", True, False),
+        ("throughput_ratio", False, True),
+        ("energy_ratio", False, True),
+        ("cost_ratio", False, True),
+        ("memory_budget", False, False),
     ],
 )
-def test_which_gates_are_answered_from_windows(gate, is_quality):
-    assert gate.is_quality is is_quality
+def test_which_gates_are_answered_from_windows_and_which_from_rounds(metric, windows, rounds):
+    assert (Gate(metric).is_quality, Gate(metric).is_timed) == (windows, rounds)
 
 
 @pytest.mark.parametrize(

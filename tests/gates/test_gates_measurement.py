@@ -162,8 +162,10 @@ def test_there_are_nine_verdicts_and_they_print_as_their_words():
     "rooms",
     [
         "gates.gate, pytest_quant.gates.measurement, pytest_quant.gates.regression",
+        "gates.narrow",
         "stats.paired",
         "stats.sequence",
+        "stats.median",
         "baseline",
     ],
 )
@@ -181,8 +183,8 @@ import sys
 from pytest_quant.gates.gate import judge
 from pytest_quant.gates.measurement import Measurement, Quantity
 from pytest_quant.gates.regression import change
-from pytest_quant.stats.ratio import ratio_of_medians
-ratio_of_medians([1.0, 2.0], [1.0, 2.0], 0.9)
+from pytest_quant.stats.median import median_interval
+median_interval([1.0, 2.0], 0.01)
 one = Measurement("perplexity_delta", "m", "nf4", "e", "delta", {"delta": Quantity.exact(1.0, "ppl")}, {"metric": {}},
                   scores=(3.0,), reference_scores=(2.9,), weights=(7.0,), windows=(1, 1))
 class Then:
@@ -204,3 +206,50 @@ def test_a_sample_that_was_taken_for_another_limit_does_not_answer():
     with pytest.raises(ValueError, match="measure it with that limit"):
         assert sampled <= 1.0
     assert measured(1.3, windows=(220, 220)) > 1.0
+
+
+# of rounds
+
+
+def timed(value: float, low: float, high: float, **more) -> Measurement:
+    quantity = {"ratio": Quantity(value, low, high, "x")}
+    given = {"rounds": 12, "spent": False, **more}
+    return Measurement("throughput_ratio", "org/model", "nf4", "transformers", "ratio", quantity, {}, **given)
+
+
+def test_it_prints_with_its_rounds():
+    assert str(timed(1.5, 1.4, 1.6)) == "1.5 x [1.4 to 1.6, 12 rounds]"
+    assert repr(timed(1.5, 1.4, math.inf)) == "<throughput_ratio of nf4: 1.5 x [1.4 to inf, 12 rounds]>"
+
+
+def test_rounds_that_were_played_for_another_limit_do_not_answer():
+    sampled = timed(1.5, 1.4, 1.6)
+    assert sampled >= 1.3
+    assert sampled < 1.7
+    for limit in (1.4, 1.45, 1.5, 1.6):
+        with pytest.raises(ValueError, match=rf"does not decide whether it is below {limit:g}: measure it with that"):
+            assert sampled >= limit
+    with pytest.raises(ValueError, match="does not decide") as caught:
+        assert sampled >= 1.45
+    assert "or without one" not in str(caught.value), "without a limit it is an interval, too"
+
+
+@pytest.mark.parametrize(
+    "more, complete",
+    [
+        ({"rounds": 12, "spent": False}, False),
+        ({"rounds": 12, "spent": True}, True),
+        ({"windows": (8, 32)}, False),
+        ({"windows": (32, 32)}, True),
+        ({}, True),
+    ],
+)
+def test_when_nothing_more_is_measured(more, complete):
+    assert measured(1.0, **more).complete is complete
+
+
+def test_what_was_not_timed_has_no_rounds_bounds_or_conditions():
+    one = measured(1.0)
+    assert (one.rounds, dict(one.bounds), one.conditions) == (None, {}, ())
+    with pytest.raises(TypeError):
+        one.bounds["format"] = {}

@@ -89,6 +89,12 @@ def speed(value: float, low: float, high: float) -> Measurement:
     )
 
 
+def timed(metric: str, value: float, low: float, high: float) -> Measurement:
+    """Of a metric of which less is better."""
+    quantity = {"ratio": Quantity(value, low, high, "x")}
+    return Measurement(metric, "m", "nf4", "transformers", "ratio", quantity, {"metric": {"name": metric}}, rounds=12)
+
+
 def memory(number: float, of: str = "weights") -> Measurement:
     return Measurement(
         "memory_budget",
@@ -346,6 +352,8 @@ def test_each_metric_has_a_change_that_matters():
         "kl_divergence": 0.001,
         "token_agreement": 0.002,
         "throughput_ratio": 0.10,
+        "energy_ratio": 0.10,
+        "cost_ratio": 0.10,
         "memory_budget": 0.01,
     }
 
@@ -380,19 +388,66 @@ def test_without_windows_of_the_reference_there_is_no_change_to_tell(now, then):
     [
         ((2.0, 1.9, 2.1), (2.0, 1.9, 2.1), Verdict.PASSED),
         ((1.8, 1.75, 1.85), (2.0, 1.9, 2.1), Verdict.PASSED),  # below both, but by less than a tenth of 1.9
-        ((1.7, 1.65, 1.72), (2.0, 1.9, 2.1), Verdict.PASSED),  # just above 1.71
+        ((1.715, 1.711, 1.72), (2.0, 1.9, 2.1), Verdict.PASSED),  # just above 1.71
+        ((1.71, 1.70, 1.72), (2.0, 1.9, 2.1), Verdict.INCONCLUSIVE),  # on both sides of it
         ((1.7, 1.65, 1.70), (2.0, 1.9, 2.1), Verdict.REGRESSED),  # just below it
-        ((1.0, 0.5, 1.95), (2.0, 1.9, 2.1), Verdict.PASSED),  # half as fast, and too noisy to tell
+        ((1.0, 0.5, 1.95), (2.0, 1.9, 2.1), Verdict.INCONCLUSIVE),  # half as fast, and too noisy to tell
+        ((2.0, 0.5, 3.95), (2.0, 1.9, 2.1), Verdict.INCONCLUSIVE),  # as fast, and too noisy to tell
+        ((3.0, 1.5, 3.95), (2.0, 1.9, 2.1), Verdict.INCONCLUSIVE),
+        ((1.0, 0.0, math.inf), (2.0, 1.9, 2.1), Verdict.INCONCLUSIVE),  # too few rounds to say anything
         ((1.0, 0.9, 1.1), (2.0, 0.8, 3.0), Verdict.PASSED),  # the baseline was the noisy one
         ((1.0, 0.9, 1.1), (2.0, 1.9, 2.1), Verdict.REGRESSED),
         ((2.4, 2.3, 2.5), (2.0, 1.9, 2.1), Verdict.PASSED),  # just below 2.31
         ((2.4, 2.32, 2.5), (2.0, 1.9, 2.1), Verdict.IMPROVED),
+        ((2.4, 2.32, math.inf), (2.0, 1.9, 2.1), Verdict.IMPROVED),
     ],
 )
 def test_speed_moves_only_beyond_both_intervals(now, then, verdict):
     found = change(speed(*now), Then(*then))
     assert found.verdict is verdict
     assert bool(found.reason) is (verdict is not Verdict.PASSED)
+
+
+@pytest.mark.parametrize("metric", ["energy_ratio", "cost_ratio"])
+@pytest.mark.parametrize(
+    "now, verdict",
+    [
+        ((0.5, 0.47, 0.53), Verdict.PASSED),
+        ((0.56, 0.54, 0.57), Verdict.PASSED),  # above both, but by less than a tenth of 0.52
+        ((0.57, 0.56, 0.58), Verdict.INCONCLUSIVE),  # on both sides of 0.572
+        ((0.60, 0.58, 0.62), Verdict.REGRESSED),
+        ((0.90, 0.58, math.inf), Verdict.REGRESSED),
+        ((0.90, 0.40, math.inf), Verdict.INCONCLUSIVE),
+        ((0.40, 0.10, 0.58), Verdict.INCONCLUSIVE),
+        ((0.45, 0.44, 0.46), Verdict.PASSED),  # below, but by less than a tenth of 0.48
+        ((0.40, 0.38, 0.43), Verdict.IMPROVED),
+        ((0.40, 0.0, 0.43), Verdict.IMPROVED),
+    ],
+)
+def test_more_energy_and_more_dollars_are_worse(metric, now, verdict):
+    found = change(timed(metric, *now), Then(0.5, 0.48, 0.52))
+    assert found.verdict is verdict
+    assert bool(found.reason) is (verdict is not Verdict.PASSED)
+
+
+@given(st.floats(0.1, 10.0), st.floats(1.0, 2.0), st.floats(1.0, 2.0), st.sampled_from([0.0, 0.02, 0.1]))
+def test_a_cost_that_regressed_is_a_speed_that_did(value, below, above, effect):
+    """The same rounds, told as speed and as cost: they may differ by the square of the effect, not in direction."""
+    then = Then(1.0, 0.95, 1.05)
+    upside_down = Then(1.0, 1 / 1.05, 1 / 0.95)
+    as_speed = change(speed(value, value / below, value * above), then, effect).verdict
+    as_cost = change(timed("cost_ratio", 1 / value, 1 / (value * above), below / value), upside_down, effect).verdict
+    assert {as_speed, as_cost} != {Verdict.REGRESSED, Verdict.IMPROVED}
+    if as_cost is Verdict.REGRESSED:
+        assert value * above < 0.95, "the intervals of the speeds are apart, too"
+    if as_speed is Verdict.REGRESSED:
+        assert as_cost is Verdict.REGRESSED or effect > 0.0, "1 / 0.9 is more than 1.1"
+
+
+def test_what_is_undecided_says_what_is_asked():
+    found = change(speed(1.0, 0.5, 1.95), Then(2.0, 1.9, 2.1))
+    assert found.shown == "-50.0%"
+    assert found.reason == ("1 x [0.5 to 1.95] now, 2 [1.9 to 2.1] before: whether it is worse by 10% is not decided")
 
 
 def test_speed_says_both_intervals():
@@ -403,12 +458,25 @@ def test_speed_says_both_intervals():
 
 def test_a_baseline_without_an_interval_is_its_value():
     assert change(speed(1.7, 1.6, 1.79), Then(2.0)).verdict is Verdict.REGRESSED
-    assert change(speed(1.7, 1.6, 1.81), Then(2.0)).verdict is Verdict.PASSED
+    assert change(speed(1.7, 1.6, 1.81), Then(2.0)).verdict is Verdict.INCONCLUSIVE
+    assert change(speed(1.9, 1.81, 2.0), Then(2.0)).verdict is Verdict.PASSED
     assert change(speed(2.3, 2.21, 2.4), Then(2.0)).verdict is Verdict.IMPROVED
+    assert change(timed("cost_ratio", 2.3, 2.21, 2.4), Then(2.0)).verdict is Verdict.REGRESSED
+
+
+@pytest.mark.parametrize("metric", ["throughput_ratio", "energy_ratio", "cost_ratio"])
+def test_the_same_rounds_again_have_passed_or_are_undecided(metric):
+    """However wide an interval is, it is never worse or better than itself."""
+    for low, high in ((1.0, 1.0), (0.97, 1.03), (0.5, 2.0), (0.0, math.inf)):
+        then = Then(1.0, low if math.isfinite(high) else 0.9, high if math.isfinite(high) else 1.1)
+        assert change(timed(metric, 1.0, low, high), then).verdict in (Verdict.PASSED, Verdict.INCONCLUSIVE)
+    assert change(timed(metric, 1.0, 0.97, 1.03), Then(1.0, 0.97, 1.03)).verdict is Verdict.PASSED
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_speed_that_is_not_finite_never_passes(bad):
+    for metric in ("energy_ratio", "cost_ratio"):
+        assert change(timed(metric, bad, bad, bad), Then(2.0, 1.9, 2.1)).verdict is Verdict.INCOMPARABLE
     assert change(speed(bad, bad, bad), Then(2.0, 1.9, 2.1)).verdict not in (Verdict.PASSED, Verdict.IMPROVED)
     assert change(speed(2.0, 1.9, 2.1), Then(bad, bad, bad)).verdict not in (Verdict.PASSED, Verdict.IMPROVED)
 
@@ -421,9 +489,16 @@ def test_speed_with_an_interval_of_nan_never_passes():
 def test_the_change_of_speed_that_matters_can_be_set():
     now, then = speed(1.8, 1.75, 1.85), Then(2.0, 1.9, 2.1)
     assert change(now, then, 0.02).verdict is Verdict.REGRESSED
-    assert change(now, then, 0.03).verdict is Verdict.PASSED
+    assert change(now, then, 0.03).verdict is Verdict.INCONCLUSIVE
+    assert change(now, then, 0.08).verdict is Verdict.PASSED
     assert change(speed(2.2, 2.15, 2.25), then, 0.02).verdict is Verdict.IMPROVED
-    assert change(speed(1.0, 0.9, 1.1), then, 0.5).verdict is Verdict.PASSED
+    assert change(speed(1.0, 0.96, 1.1), then, 0.5).verdict is Verdict.PASSED
+    cost = timed("cost_ratio", 2.2, 2.15, 2.25)
+    assert [change(cost, then, effect).verdict for effect in (0.02, 0.05, 0.08)] == [
+        Verdict.REGRESSED,
+        Verdict.INCONCLUSIVE,
+        Verdict.PASSED,
+    ]
 
 
 # memory

@@ -7,7 +7,7 @@ import os
 import pytest
 from hardware_replay import cpuinfo, tree
 
-from pytest_quant.hardware import cgroup, cpu, probe
+from pytest_quant.hardware import cgroup, cpu
 from pytest_quant.hardware.cpuinfo import parse
 
 MEMINFO = "MemTotal:       65863248 kB\nMemFree:         1234 kB\n"
@@ -176,19 +176,3 @@ def test_a_limit_above_the_machine_changes_nothing(tmp_path):
     files = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": str(2**50)}
     found = linux(tmp_path, "zen4", cores=2, **files, **{"sys/fs/cgroup/cpu.max": "6400000 100000\n"})
     assert (found.name, found.memory_bytes) == ("AMD EPYC 9R14, 2 cores", TOTAL)
-
-
-class TestBandwidth:
-    def test_is_what_a_copy_moves(self):
-        pytest.importorskip("numpy")
-        assert 1e8 < probe.measure_bandwidth(0.01, size=2**24) < 1e13
-
-    def test_counts_reads_and_writes(self, monkeypatch):
-        pytest.importorskip("numpy")
-        ticks = iter([0.0, 1.0, 1.5, 2.0, 2.25])
-        monkeypatch.setattr(probe.time, "perf_counter", lambda: next(ticks))
-        assert probe.measure_bandwidth(seconds=2.0, size=800) == 2 * 800 / 0.25
-
-    def test_a_size_of_nothing_is_refused(self):
-        with pytest.raises(ValueError, match="at least 8 bytes, found 0"):
-            probe.measure_bandwidth(size=0)

@@ -40,8 +40,17 @@ def test_the_markers_of_the_manual():
     assert gate("throughput_ratio", min=1.5, phase="decode", batch_size=1) == Gate(
         "throughput_ratio",
         (("min", 1.5),),
-        (("batch_size", 1), ("new_tokens", 32), ("phase", "decode"), ("prompt_tokens", 64)),
+        (
+            ("batch_size", 1),
+            ("cache", "dynamic"),
+            ("compile", False),
+            ("new_tokens", 32),
+            ("phase", "decode"),
+            ("prompt_tokens", 64),
+        ),
     )
+    assert gate("energy_ratio", max=0.7, max_joules=2).limits == (("max", 0.7), ("max_joules", 2.0))
+    assert gate("cost_ratio", max=0.7, max_usd=2).limits == (("max", 0.7), ("max_usd", 2.0))
     assert gate("memory_budget", max_gb=6.0, of="weights") == Gate(
         "memory_budget", (("max_gb", 6.0),), (("batch_size", 1), ("context", 512), ("of", "weights"))
     )
@@ -178,6 +187,12 @@ def test_two_phases_are_two_questions():
         ("throughput_ratio", {"min": 1.0}, {"min": 1.0, "batch_size": 8}),
         ("throughput_ratio", {"min": 1.0}, {"min": 1.0, "prompt_tokens": 128}),
         ("throughput_ratio", {"min": 1.0}, {"min": 1.0, "new_tokens": 64}),
+        ("throughput_ratio", {"min": 1.0}, {"min": 1.0, "cache": "static"}),
+        ("throughput_ratio", {"min": 1.0, "cache": "static"}, {"min": 1.0, "compile": True}),
+        ("throughput_ratio", {"min": 1.0, "phase": "prefill"}, {"min": 1.0, "phase": "ttft"}),
+        ("energy_ratio", {"max": 1.0}, {"max": 1.0, "batch_size": 8}),
+        ("cost_ratio", {"max": 1.0}, {"max": 1.0, "price": 2.0}),
+        ("cost_ratio", {"max": 1.0, "price": 2.0}, {"max": 1.0, "price": 2.0, "reference_price": 3.0}),
         ("memory_budget", {"max_gb": 1.0}, {"max_gb": 1.0, "of": "peak"}),
         ("memory_budget", {"max_gb": 1.0, "of": "peak"}, {"max_gb": 1.0, "of": "kv_cache"}),
         ("memory_budget", {"max_gb": 1.0, "of": "peak"}, {"max_gb": 1.0, "of": "peak", "context": 64}),
@@ -325,6 +340,8 @@ def test_an_unknown_argument(name):
         "kl_divergence": "p999",
         "token_agreement": "min",
         "throughput_ratio": "min",
+        "energy_ratio": "max_joules",
+        "cost_ratio": "reference_price",
         "memory_budget": "max_gib",
     }
     assert wanted[name] in message
@@ -337,6 +354,8 @@ def test_an_unknown_argument(name):
         ("kl_divergence", "max=1.0"),
         ("token_agreement", "min=1.0"),
         ("throughput_ratio", "min=1.0"),
+        ("energy_ratio", "max=1.0"),
+        ("cost_ratio", "max=1.0"),
         ("memory_budget", "max_gb=1.0"),
     ],
 )
@@ -408,6 +427,8 @@ def test_a_number_beyond_floats_is_no_crash():
         ),
         ("token_agreement", "needs a limit: min=..."),
         ("throughput_ratio", "needs a limit: min=..."),
+        ("energy_ratio", "needs a limit: max=... or max_joules=..."),
+        ("cost_ratio", "needs a limit: max=... or max_usd=..."),
         ("memory_budget", "needs a limit: max_gb=... or max_gib=... or max_ratio=..."),
     ],
 )
@@ -423,13 +444,13 @@ def test_parameters_alone_are_no_limit():
 @pytest.mark.parametrize("phase", ["train", "Decode", "", None, 1, ["decode"]])
 def test_a_phase_that_there_is_not(phase):
     message = refusal("throughput_ratio", min=1.0, phase=phase)
-    assert f"throughput_ratio(phase={phase!r}): must be one of 'decode', 'prefill'" in message
+    assert f"throughput_ratio(phase={phase!r}): must be one of 'decode', 'prefill', 'ttft'" in message
 
 
 @pytest.mark.parametrize("of", ["weight", "PEAK", "", None, 1])
 def test_a_memory_that_there_is_not(of):
     message = refusal("memory_budget", max_gb=1.0, of=of)
-    assert f"memory_budget(of={of!r}): must be one of 'weights', 'peak', 'kv_cache'" in message
+    assert f"memory_budget(of={of!r}): must be one of 'weights', 'activations', 'peak', 'kv_cache'" in message
 
 
 @pytest.mark.parametrize(
@@ -438,6 +459,8 @@ def test_a_memory_that_there_is_not(of):
         ("throughput_ratio", "min", "batch_size"),
         ("throughput_ratio", "min", "prompt_tokens"),
         ("throughput_ratio", "min", "new_tokens"),
+        ("energy_ratio", "max", "batch_size"),
+        ("cost_ratio", "max_usd", "new_tokens"),
         ("memory_budget", "max_gb", "batch_size"),
         ("memory_budget", "max_gb", "context"),
     ],

@@ -10,6 +10,7 @@ import pytest
 from pytest_quant.corpora import protocols, texts
 from pytest_quant.engines import loading
 from pytest_quant.engines.source import ModelSource
+from pytest_quant.engines.timing import Runner
 from pytest_quant.engines.tokens import Tokens
 from pytest_quant.engines.transformers import TransformersModel
 from pytest_quant.formats import registry
@@ -85,4 +86,6 @@ def test_steps_without_quantization_give_what_one_forward_gives(plain, load, win
 
 def test_generating(load):
     assert "Paris" in load("fp32+kv-int4").generate("The capital of France is")
-    assert math.isfinite(load("fp32+kv-int8").decode_seconds(np.arange(1, 20)[None], 2))
+    runner = Runner(load("fp32+kv-int8"))
+    runner.start(np.arange(1, 20)[None], 2)
+    assert all(math.isfinite(seconds) for seconds in runner.steps(2))

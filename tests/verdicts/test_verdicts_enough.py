@@ -9,13 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from verdicts_examples import DEVICE, METRICS, OTHER, TOTAL, entry, gate, judge, measured, record, speed
+from verdicts_examples import METRICS, OTHER, TOTAL, entry, gate, judge, measured, record
 
 from pytest_quant import baseline
 from pytest_quant.gates.gate import QUALITY, Gate
 from pytest_quant.gates.regression import MIN_EFFECT, change
 from pytest_quant.gates.verdict import Verdict
-from pytest_quant.verdicts import Judge, Policy
 
 FAIL = {"missing": "fail"}
 RECORDS = [{"missing": "record"}, {"missing": "fail", "update": "new"}]
@@ -221,10 +220,3 @@ def test_what_is_written_meanwhile_does_not_change_the_verdict(tmp_path):
     assert not asked.enough(measured(used=8, by=0.002, spread=0.05))
     path.write_text("{")
     assert asked.decide(measured()).record["baseline"]["verdict"] == "passed"
-
-
-def test_speed_is_measured_once_and_waits_for_nothing(tmp_path):
-    record(tmp_path, entry(speed(), scores=None))
-    asked = Judge("t", Gate("throughput_ratio", (("min", 1.0),)), DEVICE, Policy(compares=True, root=tmp_path))
-    assert asked.enough(speed(0.9))
-    assert asked.enough(speed(1.5))

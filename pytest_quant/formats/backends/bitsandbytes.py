@@ -8,6 +8,7 @@ from typing import Any
 
 from pytest_quant.formats.backend import Asked, Backend, FromPretrained, Stored
 from pytest_quant.formats.format import Format, QuantizationArgs
+from pytest_quant.hardware import Device
 
 # One absmax for a block of 64 weights; double quantization stores that absmax in 8 bits, with one 32-bit scale for 256
 # of them (QLoRA, Dettmers et al. 2023, section 3).
@@ -36,11 +37,16 @@ class Bitsandbytes(Backend):
             backend="bitsandbytes",
             numeric="int8",
             input_activations=QuantizationArgs(8, "int", "token", dynamic=True),
+            row_bits=32,  # a scale in FP32
             parameters=MappingProxyType({"llm_int8_threshold": 6.0}),
         ),
         _four_bit("nf4"),
         _four_bit("fp4"),
     )
+
+    def computes_in(self, format: Format, device: Device, compute_dtype: str) -> str:
+        repacks = format.weights.num_bits == 4 and "avx512_bf16" in device.features  # at the first forward
+        return "bfloat16" if repacks else compute_dtype
 
     def open(self, asked: Asked, from_pretrained: FromPretrained) -> Any:
         import torch

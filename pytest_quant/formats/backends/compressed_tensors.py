@@ -25,6 +25,8 @@ def _format(
     numeric: str,
     activations: QuantizationArgs | None = None,
     scale_bits: float = 0.0,
+    wide_scale_bits: float = 0.0,
+    row_bits: int = 0,
     instead: tuple[str, ...] = (),
 ) -> Format:
     """What its checkpoints have in common: which activations are quantized, and to how many bits. Group sizes, zero
@@ -36,6 +38,9 @@ def _format(
         numeric=numeric,
         input_activations=activations,
         scale_bits=scale_bits,
+        wide_scale_bits=wide_scale_bits,
+        row_bits=row_bits,
+        wide_row_bits=row_bits,
         parameters=MappingProxyType({"activation_bits": activations.num_bits if activations else 16}),
         from_checkpoint=True,
         instead=instead,
@@ -56,11 +61,12 @@ class CompressedTensors(Backend):
     makes = True
     unpacks = True
     formats = (
-        _format(  # one 16-bit scale for a group of 128
+        _format(  # one scale in the compute type for a group of 128
             "w4a16",
             QuantizationArgs(4, "int", "group", group_size=128),
             "int4",
             scale_bits=0.125,
+            wide_scale_bits=0.125,
             instead=("int4@quanto",),
         ),
         _format(
@@ -68,6 +74,7 @@ class CompressedTensors(Backend):
             QuantizationArgs(8, "int", "channel"),
             "int8",
             QuantizationArgs(8, "int", "token", dynamic=True),
+            row_bits=16,
             instead=("w8a8",),
         ),
         _format(
@@ -75,6 +82,7 @@ class CompressedTensors(Backend):
             QuantizationArgs(8, "float", "channel"),
             "fp8",
             QuantizationArgs(8, "float", "token", dynamic=True),
+            row_bits=16,
             instead=("fp8", "fp8-weight-only"),
         ),
         _format(  # one 8-bit scale for a group of 16, and one for the whole tensor

@@ -79,6 +79,7 @@ class Gguf(Backend):
             "gguf",
             "int8",
             scale_bits=0.5,
+            covers_rest=True,
             from_checkpoint=True,
         ),
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_quant.errors import ProofFailed, UsageError
 from pytest_quant.formats.backend import Asked, Backend, FromPretrained, Stored
 from pytest_quant.formats.format import Format, QuantizationArgs
+from pytest_quant.hardware import Device
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +32,7 @@ def _format(method: str, *, symmetric: bool) -> Format:
         backend="gptqmodel",
         numeric="int4",
         scale_bits=_USUAL_SCALE_BITS,
+        group_sizes=(128, 64, 32),
         parameters=MappingProxyType({"method": method}),
         from_checkpoint=True,
         instead=("int4@quanto",),
@@ -50,6 +52,9 @@ class Gptqmodel(Backend):
     install = "'pytest-quant[transformers]' 'optimum>=1.24' 'gptqmodel>=7' (after torch, with --no-build-isolation)"
     makes = True
     formats = (_format("gptq", symmetric=True), _format("awq", symmetric=False))
+
+    def computes_in(self, format: Format, device: Device, compute_dtype: str) -> str:
+        return "bfloat16" if "avx512_bf16" in device.features else compute_dtype  # the fused kernels round to it
 
     def open(self, asked: Asked, from_pretrained: FromPretrained) -> Any:
         import torch

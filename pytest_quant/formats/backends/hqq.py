@@ -10,8 +10,8 @@ from pytest_quant.formats.backend import Asked, Backend, FromPretrained, Stored
 from pytest_quant.formats.format import Format, QuantizationArgs
 
 _GROUP = 64
-# A scale and a zero point for each group, both in the compute type: FP32 here, half of it in a 16-bit type.
-_SCALE_BITS = 2 * 32 / _GROUP
+# A scale and a zero point for each group, both in the compute type.
+_SCALE_BITS = 2 * 16 / _GROUP
 
 
 class Hqq(Backend):
@@ -31,6 +31,7 @@ class Hqq(Backend):
             "hqq",
             "int4",
             scale_bits=_SCALE_BITS,
+            wide_scale_bits=_SCALE_BITS,
             parameters=MappingProxyType({"group_size": _GROUP, "axis": 1}),
         ),
     )

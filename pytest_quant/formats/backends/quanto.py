@@ -17,6 +17,10 @@ from pytest_quant.formats.format import Format, QuantizationArgs
 from pytest_quant.hardware import Device
 
 _WEIGHTS = {"int8-weight-only@quanto": "int8", "int4@quanto": "int4", "fp8-weight-only@quanto": "float8"}
+_GROUPS = (128, 96, 64, 32)
+# Scales (of rows) and shifts (of groups, beside their scales) are in the compute type.
+_ROW_BITS = 16
+_SCALE_BITS = 2 * 16 / _GROUPS[0]
 
 
 class Quanto(Backend):
@@ -35,15 +39,19 @@ class Quanto(Backend):
             QuantizationArgs(8, "int", "channel"),
             "quanto",
             "int8",
+            row_bits=_ROW_BITS,
+            wide_row_bits=_ROW_BITS,
             parameters=MappingProxyType({"activations": None, "group_size": None, "symmetric": True}),
             instead=("int8-weight-only",),
         ),
         Format(
             "int4@quanto",
-            QuantizationArgs(4, "int", "group", group_size=128, symmetric=False),
+            QuantizationArgs(4, "int", "group", group_size=_GROUPS[0], symmetric=False),
             "quanto",
             "int4",
-            scale_bits=0.25,  # a scale and a shift of 16 bits
+            scale_bits=_SCALE_BITS,
+            wide_scale_bits=_SCALE_BITS,
+            group_sizes=_GROUPS,
             parameters=MappingProxyType({"activations": None, "symmetric": False}),
             instead=("int4", "int4@hqq"),
         ),
@@ -52,6 +60,8 @@ class Quanto(Backend):
             QuantizationArgs(8, "float", "channel"),
             "quanto",
             "fp8",
+            row_bits=_ROW_BITS,
+            wide_row_bits=_ROW_BITS,
             parameters=MappingProxyType({"activations": None, "group_size": None, "dtype": "float8_e4m3fn"}),
             instead=("fp8-weight-only",),
         ),

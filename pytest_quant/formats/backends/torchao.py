@@ -16,14 +16,10 @@ from pytest_quant.formats.products import products
 
 _ROWS = 32
 """Rows of input that stand for a prompt, beside the single one of decoding."""
-_COMPUTES = {
-    "int4": ("bfloat16",),
-    "fp8": ("bfloat16",),
-    "mxfp4": ("bfloat16",),
-    "nvfp4": ("bfloat16", "float32"),
-    "nvfp4-weight-only": ("bfloat16", "float32"),
-}
-"""Types that the library insists on; what is not here computes in any."""
+_NVFP4_COMPUTES = ("bfloat16", "float32")
+_INT8_ROW_BITS = 32 + 8
+"""A scale in FP32 and an int8 zero point, which is 0."""
+_FP8_ROW_BITS = 32
 _MULTIPLES = {"fp8": (16, 16), "mxfp4": (1, 32), "nvfp4": (16, 16), "nvfp4-weight-only": (16, 16)}
 """What outputs and inputs of a layer must be multiples of; otherwise it stays wide in silence, or loading fails."""
 _TILE = 1024
@@ -62,6 +58,7 @@ class Torchao(Backend):
             QuantizationArgs(8, "int", "channel"),
             "torchao",
             "int8",
+            row_bits=_INT8_ROW_BITS,
             parameters=_parameters(activations=None, group_size=None, symmetric=True),
             instead=("int8-weight-only@quanto",),
         ),
@@ -71,6 +68,7 @@ class Torchao(Backend):
             "torchao",
             "int8",
             input_activations=QuantizationArgs(8, "int", "token", dynamic=True),
+            row_bits=_INT8_ROW_BITS,
             parameters=_parameters(activations="int8 per token", group_size=None, symmetric=True),
             instead=("w8a8@compressed-tensors",),
         ),
@@ -80,6 +78,7 @@ class Torchao(Backend):
             "torchao",
             "int4",
             scale_bits=0.25,  # bf16 scale and zero point
+            computes=("bfloat16",),
             parameters=_parameters(activations=None, group_size=128, symmetric=False, packed=True),
             instead=("int4@quanto", "int4@hqq"),
         ),
@@ -88,7 +87,8 @@ class Torchao(Backend):
             QuantizationArgs(4, "int", "group", group_size=64),
             "torchao",
             "int4",
-            scale_bits=0.375,  # a 16-bit scale and an int8 zero point, which is 0
+            scale_bits=0.375,  # a scale in the compute type and an int8 zero point, which is 0
+            wide_scale_bits=0.25,
             stored_bits=8,
             parameters=_parameters(activations=None, group_size=64, symmetric=True, packed=False),
         ),
@@ -98,6 +98,8 @@ class Torchao(Backend):
             "torchao",
             "fp8",
             input_activations=QuantizationArgs(8, "float", "token", dynamic=True),
+            row_bits=_FP8_ROW_BITS,
+            computes=("bfloat16",),
             parameters=_parameters(activations="fp8 per token", group_size=None),
             instead=("fp8-weight-only",),
         ),
@@ -106,6 +108,7 @@ class Torchao(Backend):
             QuantizationArgs(8, "float", "channel"),
             "torchao",
             "fp8",
+            row_bits=_FP8_ROW_BITS,
             parameters=_parameters(activations=None, group_size=None),
             instead=("fp8-weight-only@quanto",),
         ),
@@ -116,6 +119,7 @@ class Torchao(Backend):
             "mxfp4",
             input_activations=QuantizationArgs(4, "float", "group", group_size=32, dynamic=True),
             scale_bits=0.25,
+            computes=("bfloat16",),
             parameters=_parameters(activations="mxfp4 in groups of 32", group_size=32, scale="float8_e8m0fnu"),
         ),
         Format(
@@ -125,6 +129,7 @@ class Torchao(Backend):
             "nvfp4",
             input_activations=QuantizationArgs(4, "float", "group", group_size=16, dynamic=True),
             scale_bits=0.5,
+            computes=_NVFP4_COMPUTES,
             parameters=_parameters(activations="nvfp4 in groups of 16", group_size=16, scale="float8_e4m3fn"),
             instead=("nvfp4-weight-only",),
         ),
@@ -134,6 +139,7 @@ class Torchao(Backend):
             "torchao",
             "nvfp4",
             scale_bits=0.5,
+            computes=_NVFP4_COMPUTES,
             parameters=_parameters(activations=None, group_size=16, scale="float8_e4m3fn"),
         ),
     )
@@ -147,8 +153,7 @@ class Torchao(Backend):
         from transformers import TorchAoConfig
 
         kind = asked.format.variant_of or asked.format.base
-        computes = _COMPUTES.get(kind, (asked.compute_dtype,))
-        dtype = getattr(torch, asked.compute_dtype if asked.compute_dtype in computes else computes[0])
+        dtype = getattr(torch, asked.format.compute_dtype(asked.compute_dtype))
         config = _CONFIGS[kind](asked)
         _rehearse(asked, kind, config, dtype)
         _check_sizes(asked, kind)
