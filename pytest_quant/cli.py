@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pytest_quant import __version__, building, doctor, quantize
 from pytest_quant.errors import QuantError, StoreWarning, UsageError
 from pytest_quant.hardware import Device, detect, matrix, specs
+from pytest_quant.planning import command as planning
 from pytest_quant.reference import commands as reference
 
 SIX = ("H100 SXM5", "A100", "A10G", "L40S", "RTX 4090", "RTX 3090")
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add(commands, _device)
     building.add(reference.add(commands))
     quantize.add(commands)
+    planning.add(commands, _device)
     return parser
 
 

@@ -10,8 +10,10 @@ from pytest_quant.errors import QuantError
 from pytest_quant.formats.format import Format
 from pytest_quant.hardware import Device
 from pytest_quant.hardware.matrix import Support
-from pytest_quant.plan import Planned, check_elsewhere, plan
+from pytest_quant.plan import Planned, check_elsewhere, load_of, plan
+from pytest_quant.planning.need import shown_memory
 from pytest_quant.report.figures import shown_bytes
+from pytest_quant.report.planning import describe
 from pytest_quant.run import Run
 from pytest_quant.spec import ModelSpec
 
@@ -35,7 +37,8 @@ def show(run: Run, items: Sequence[pytest.Item]) -> None:
         target = run.target(item)
         if target is None:
             continue
-        for line in plan(item.nodeid, target.spec, target.formats, device, matrix, may):
+        load = load_of(target.gates)
+        for line in plan(item.nodeid, target.spec, target.formats, device, matrix, may, load, here=here):
             reporter.write_line(render(line), yellow=line.skip is not None, green=line.skip is None)
 
 
@@ -53,20 +56,22 @@ def planned_device(run: Run) -> tuple[Device, bool]:
     return device, False
 
 
-def describe(device: Device) -> str:
-    """The device and what the predictions are made of."""
-    memory = "unknown memory" if device.memory_bytes is None else shown_bytes(device.memory_bytes)
-    bandwidth = "unknown bandwidth" if device.bandwidth is None else f"{device.bandwidth / 1e9:,.0f} GB/s"
-    return f"{device}: {memory}, {bandwidth}"
-
-
 def render(line: Planned) -> str:
     """One line of the plan."""
     if line.skip is not None:
         return f"skip  {line.test}  {line.format}: {line.skip}"
     said = [f"run   {line.test}  {line.format}: {line.status}"]
-    if line.weight_bytes is not None:
-        said.append(f"weights {shown_bytes(line.weight_bytes)}")
-    if line.seconds_per_token is not None:
-        said.append(f"decode at best {1e3 * line.seconds_per_token:.3g} ms a token (bandwidth)")
+    if line.prediction is not None:
+        found = line.prediction
+        said.append(f"weights {shown_bytes(found.weight_bytes)}")
+        if found.memory.kv:
+            said.append(f"KV cache {shown_bytes(found.memory.kv)}")
+        if found.memory.fits is False:
+            said.append(f"may be skipped for lack of memory: {shown_memory(found)}")
+        if found.decode is not None:
+            batch = found.load.batch_size
+            each = "token" if batch == 1 else f"step of {batch} sequences"
+            why = found.decode.regime if found.decode.ridge else f"{found.decode.regime}, as far as is known"
+            why += ", with the experts that are expected" if found.expected else ""
+            said.append(f"decode at best {1e3 * found.decode.seconds:.3g} ms a {each} ({why})")
     return ", ".join(said)

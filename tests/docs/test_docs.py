@@ -66,6 +66,7 @@ def test_python(real_project, source, conftest):
     assert not outcomes.keys() & {"failed", "errors", "skipped"}
 
 
+@pytest.mark.usefixtures("libraries")  # what a run within this process imports first is forgotten with it
 @pytest.mark.parametrize("block", blocks("console"))
 def test_console(pytester, monkeypatch, capsys, block):
     from pytest_quant.cli import main

@@ -150,3 +150,81 @@ def test_the_command_prints_the_matrix(capsys):
     assert main(["matrix", "--device", "here"]) == 0
     assert main(["matrix", "--device", "RTX 9999"]) == 2
     assert "RTX 9999" in capsys.readouterr().err
+
+
+GATED = """
+import pytest
+
+@pytest.mark.quant(formats=["nf4", "gptq"], reference="fp16")
+@pytest.mark.throughput_ratio(min=1.5, batch_size=4, prompt_tokens=100, new_tokens=50)
+@pytest.mark.memory_budget(max_gb=1, of="kv_cache", context=120)
+def test_it(quant_model): ...
+"""
+
+
+def test_the_load_is_what_the_gates_ask_for(project):
+    from pytest_quant.engines.shape import read
+    from pytest_quant.roofline.amounts import kv_bytes
+
+    project.test(GATED)
+    result = project.run("--quant-plan", "--quant-device=A100")
+    shown = kv_bytes(read(str(project.model)), 4, 150)
+    assert shown == 4 * 150 * 2 * 2 * 32 * 2  # two layers, keys and values, one head of 32 numbers, 2 bytes
+    result.stdout.fnmatch_lines(
+        [
+            f"run   *test_it[[]nf4[]]  nf4: dequantized, weights * kB, KV cache {shown / 1e3:.4g} kB, "
+            "decode at best * ms a step of 4 sequences (bandwidth)"
+        ]
+    )
+
+
+def test_the_plan_and_the_command_predict_the_same(project, capsys):
+    from pytest_quant.cli import main
+    from pytest_quant.engines.shape import read
+    from pytest_quant.formats import registry
+    from pytest_quant.roofline.amounts import weight_bytes
+
+    project.test(TESTS)
+    result = project.run("--quant-plan", "--quant-device=H100")
+    for name in ("bf16", "int8", "nf4"):
+        weights = weight_bytes(read(str(project.model)), registry.get(name), 16)
+        result.stdout.fnmatch_lines([f"run   *  {name}: *, weights {weights / 1e3:.4g} kB, *"])
+    capsys.readouterr()
+    assert main(["plan", str(project.model), "--device", "H100", "--formats", "bf16,int8,nf4"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{weight_bytes(read(str(project.model)), registry.get('nf4'), 16) / 1e9:.4f}" in printed
+
+
+def test_weights_that_are_too_large_for_the_device(project):
+    import json
+
+    folder = project.path / "large"
+    folder.mkdir()
+    config = json.loads((project.model / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 2**26, "hidden_size": 2**12}))
+    project.ini(f"quant_model = {folder}")
+    project.test(TESTS)
+    result = project.run("--quant-plan", "--quant-device=A100")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        ["skip  *bf16: asked: large in bf16; found: 85.9 GB on NVIDIA A100-SXM4-80GB; needed: * GB for the weights"]
+    )
+
+
+def test_what_is_free_here_decides_as_in_a_run(project, monkeypatch):
+    """Weights skip by what is free now, and not by all that is there."""
+    monkeypatch.setattr("pytest_quant.engines.memory.free_bytes", lambda device: 1000)
+    project.test(TESTS)
+    result = project.run("--quant-plan")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        ["skip  *test_it[[]nf4[]]  nf4: asked: * in nf4; found: 0.001 MB free on *; needed: * MB for the weights"]
+    )
+
+
+def test_a_model_whose_config_is_not_here(project):
+    project.ini("quant_model = org/nowhere")
+    project.test(TESTS)
+    result = project.run("--quant-plan", "--quant-device=A100")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["run   *[[]nf4[]]  nf4: dequantized"])
