@@ -88,7 +88,9 @@ def one(speed: Speed, spec: ModelSpec, tokens: int, alpha: float) -> tuple[dict[
         return "inconclusive" not in verdicts.values()
 
     speed.forget(spec)
-    return verdicts, speed.measure(spec, spec.reference, gate, alpha, enough), rounds
+    found = speed.measure(spec, spec.reference, gate, alpha, enough)
+    enough(found)  # which is not asked any more when the budget is spent
+    return verdicts, found, rounds
 
 
 @contextmanager
