@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from textwrap import wrap
-
 from pytest_quant.doctor import LIBRARY, Diagnosis, Library, Line, NotUsed
 from pytest_quant.report.figures import shown_bytes
+from pytest_quant.report.wrapping import filled
 
-WIDTH = 100
 _VERDICTS = {"native": "runs natively", "dequantized": "runs dequantized", "unsupported": "cannot run"}
 _VERDICT = max(map(len, _VERDICTS.values()))
 
@@ -20,7 +18,7 @@ def render(found: Diagnosis, *, verbose: bool = False) -> str:
     lines += [*_formats(found, verbose), ""]
     if found.broken:
         lines += ["Broken backends of other packages: no test can run until they are mended"]
-        lines += [text for message in found.broken for text in _filled(message, "  ")]
+        lines += [text for message in found.broken for text in filled(message, "  ")]
         lines.append("")
     lines += ["Not used, and what to use instead"]
     lines += [text for way in found.not_used for text in _way(way, found.here, verbose)]
@@ -33,8 +31,8 @@ def _hardware(found: Diagnosis) -> list[str]:
     bandwidth = "unknown bandwidth" if device.bandwidth is None else f"{device.bandwidth / 1e9:,.0f} GB/s"
     features = f", {' '.join(sorted(device.features))}" if device.features else ""
     driver = f", driver {device.driver}" if device.driver else ""
-    lines = _filled(f"{device}: {memory}, {bandwidth}{features}{driver}", "", "  ")
-    lines += [text for note in device.notes for text in _filled(note, "  ", "  ")]
+    lines = filled(f"{device}: {memory}, {bandwidth}{features}{driver}", "", "  ")
+    lines += [text for note in device.notes for text in filled(note, "  ", "  ")]
     if not found.here:
         lines += ["  Its libraries are not judged: they are not here."]
     if found.matrix != "corrected":
@@ -49,7 +47,7 @@ def _libraries(found: Diagnosis) -> list[str]:
     lines = []
     for library in found.libraries:
         head = f"  {library.name.ljust(names)}  {(library.version or '-').ljust(versions)}  "
-        lines += _filled(_needed(library, backends), head, " " * len(head))
+        lines += filled(_needed(library, backends), head, " " * len(head))
     return lines
 
 
@@ -72,28 +70,17 @@ def _format(line: Line, name: int, verbose: bool) -> list[str]:
     head = f"  {line.format.ljust(name)}  {_VERDICTS[line.status].ljust(_VERDICT)}  "
     margin = " " * len(head)
     made = "from a checkpoint: " if line.from_checkpoint and line.runs else ""
-    lines = _filled(f"{made}{line.reason}", head, margin)
+    lines = filled(f"{made}{line.reason}", head, margin)
     if line.remedy and (verbose or not line.runs):
         words = "to change it" if line.cause == LIBRARY else "needs" if not line.runs else "natively with"
-        lines += _filled(f"{words}: {line.remedy}", margin, margin + "  ")
+        lines += filled(f"{words}: {line.remedy}", margin, margin + "  ")
     if verbose:
-        lines += _filled(f"source: {line.source}", "      ", "        ")
+        lines += filled(f"source: {line.source}", "      ", "        ")
     return lines
 
 
 def _way(way: NotUsed, here: bool, verbose: bool) -> list[str]:
     there = f" ({way.distribution} {way.version} is installed)" if here and way.version else ""
-    lines = _filled(f"{way.name}{there}: {way.why}", "  ", "    ")
-    lines += _filled(f"works with: {way.works_with}; use {way.instead}", "    ", "      ")
-    return lines + (_filled(f"source: {way.source}", "    ", "      ") if verbose else [])
-
-
-def _filled(text: str, head: str, margin: str | None = None) -> list[str]:
-    return wrap(
-        text,
-        WIDTH,
-        initial_indent=head,
-        subsequent_indent=head if margin is None else margin,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    lines = filled(f"{way.name}{there}: {way.why}", "  ", "    ")
+    lines += filled(f"works with: {way.works_with}; use {way.instead}", "    ", "      ")
+    return lines + (filled(f"source: {way.source}", "    ", "      ") if verbose else [])

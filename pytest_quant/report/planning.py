@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from textwrap import wrap
 
 from pytest_quant.hardware import Device
 from pytest_quant.metrics.cost import dollars
@@ -13,9 +12,9 @@ from pytest_quant.planning.grades import tolerance
 from pytest_quant.planning.planner import Plan
 from pytest_quant.planning.predict import Machine, Prediction
 from pytest_quant.report.figures import shown_bytes
+from pytest_quant.report.wrapping import filled
 from pytest_quant.roofline.bound import Bound, scaled
 
-WIDTH = 100
 _WORDS = {"native": "native", "dequantized": "dequant"}
 _LEGEND = (
     "native: the units multiply in this type. dequant: unpacked or emulated, and multiplied in this type. unpacked: "
@@ -86,20 +85,20 @@ def _head(plan: Plan) -> list[str]:
     count = f"{question.shape.parameters:,} parameters"
     title = f"{question.source.name}, {count}" if question.source.name else count
     device = machine.device
-    lines = _filled(f"{title}, on {describe(device, machine.rates.bandwidth, machine.count)}", "", "  ")
+    lines = filled(f"{title}, on {describe(device, machine.rates.bandwidth, machine.count)}", "", "  ")
     lines += [f"  {text}" for text in _sources(machine)]
-    lines += _filled(
+    lines += filled(
         f"batch of {load.batch_size}, {load.context} tokens of context, of which {load.prompt} are the prompt; "
         f"what is not quantized is in {question.compute.name}",
         "  ",
     )
     if machine.count > 1:
-        lines += _filled(
+        lines += filled(
             "ideal tensor parallelism: weights, KV cache and work are split evenly, and nothing is exchanged",
             "  ",
         )
     if not machine.here:
-        lines += [text for note in device.notes for text in _filled(note, "  ")]
+        lines += [text for note in device.notes for text in filled(note, "  ")]
     if any(row.expected for row in plan.rows):
         return [*lines, "  Every time is a bound, for as many experts as a batch is expected to touch."]
     return [*lines, "  Every time is a bound: no run can be faster."]
@@ -132,8 +131,8 @@ def _table(plan: Plan, price: float | None) -> list[str]:
         left = [text.ljust(width) for text, width in zip(line[:2], widths[:2], strict=True)]
         right = [text.rjust(width) for text, width in zip(line[2:], widths[2:], strict=True)]
         lines.append("  " + " ".join([*left, *right]))
-    experts = _filled(_EXPERTS, "  ") if any(row.expected for row in plan.rows) else []
-    return [*lines, *_filled(_LEGEND, "  "), *experts]
+    experts = filled(_EXPERTS, "  ") if any(row.expected for row in plan.rows) else []
+    return [*lines, *filled(_LEGEND, "  "), *experts]
 
 
 def _cells(row: Prediction) -> list[str]:
@@ -169,16 +168,16 @@ def _advice(plan: Plan, price: float | None) -> list[str]:
     chosen = plan.advice.chosen
     if chosen is None:
         none = "No format meets this, not even at best" if plan.advice.judged else "It cannot be told what meets this"
-        return [none, *(text for reason in plan.advice.reasons for text in _filled(reason, "  - ", "    "))]
+        return [none, *(text for reason in plan.advice.reasons for text in filled(reason, "  - ", "    "))]
     need = plan.question.need
     lines = [f"Recommended for {need.goal}: {chosen.name}"]
-    lines += [text for reason in plan.advice.reasons for text in _filled(reason, "  - ", "    ")]
+    lines += [text for reason in plan.advice.reasons for text in filled(reason, "  - ", "    ")]
     if price is not None:
-        lines += _filled(_cost(plan, chosen, price), "  - ", "    ")
+        lines += filled(_cost(plan, chosen, price), "  - ", "    ")
     if plan.machine.count > 1:
         several = "These are predictions, and no gates verify them: tests of this plugin run a model on one device."
-        return [*lines, *_filled(several, "  ")]
-    lines += _filled("These are predictions. What would verify them, with limits to begin with:", "  ")
+        return [*lines, *filled(several, "  ")]
+    lines += filled("These are predictions. What would verify them, with limits to begin with:", "  ")
     return [*lines, *(f"    {mark}" for mark in gates(plan))]
 
 
@@ -238,15 +237,4 @@ def _named(pairs: list[tuple[str, str]]) -> list[str]:
     texts: dict[str, list[str]] = {}
     for name, text in pairs:
         texts.setdefault(text, []).append(name)
-    return [line for text, names in texts.items() for line in _filled(f"{', '.join(names)}: {text}", "  ", "    ")]
-
-
-def _filled(text: str, head: str, margin: str | None = None) -> list[str]:
-    return wrap(
-        text,
-        WIDTH,
-        initial_indent=head,
-        subsequent_indent=head if margin is None else margin,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    return [line for text, names in texts.items() for line in filled(f"{', '.join(names)}: {text}", "  ", "    ")]

@@ -21,7 +21,8 @@ from pytest_quant.formats.backend import Backend
 from pytest_quant.formats.format import Format, QuantizationArgs
 from pytest_quant.hardware.device import Device
 from pytest_quant.hardware.matrix import Support, load
-from pytest_quant.report.doctor import WIDTH, render
+from pytest_quant.report.doctor import render
+from pytest_quant.report.wrapping import WIDTH
 
 HARDWARE_TESTS = Path(__file__).parent.parent / "hardware"
 REPLAYED = ("V100", "T4", "A10G", "L40S", "H100", "B200", "RTX 5090", "MI250", "MI300X", "Max 1550", "Apple M2")
