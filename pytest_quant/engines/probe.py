@@ -14,13 +14,13 @@ from typing import Any
 
 from pytest_quant.engines import memory
 from pytest_quant.engines.transformers import PLACES
+from pytest_quant.formats.backends.torch_native import DTYPES
 from pytest_quant.hardware import Device
 from pytest_quant.roofline.rates import Rates, published
 
 MEASURED = "measured"
 BEYOND_CACHES = 2**28
 """A working set that the caches of all but a few servers do not hold."""
-_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _LEAST, _MOST = 64 * 2**10, 2**30
 _FREE_PART = 8
 _ONE_CALL = 32 * 2**20
@@ -110,9 +110,9 @@ def _product(device: Device, numeric: str, size: int) -> Callable[[], object] | 
     if numeric == "int8":
         whole = torch.ones((size, size), dtype=torch.int8, device=place)
         return lambda: torch._int_mm(whole, whole.t())
-    if numeric not in _DTYPES:
+    if numeric not in DTYPES:
         return None
-    matrix = torch.ones((size, size), dtype=getattr(torch, _DTYPES[numeric]), device=place)
+    matrix = torch.ones((size, size), dtype=getattr(torch, DTYPES[numeric]), device=place)
     return lambda: torch.nn.functional.linear(matrix, matrix)
 
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from pytest_quant.formats.backends.torch_native import DTYPES
 from pytest_quant.formats.format import Format
 from pytest_quant.hardware import Device, specs
 from pytest_quant.hardware.matrix_rows import Support
 
-_COMPUTE = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+_COMPUTE = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
