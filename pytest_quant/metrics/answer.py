@@ -21,10 +21,12 @@ class Answer:
     quantities: Mapping[str, Quantity]
     figures: Mapping[str, float]
     scores: Sequence[float]
-    """Of each window used."""
+    """Of each window used, or item."""
     weights: Sequence[float]
     lower_bounds: frozenset[str] = frozenset()
     """Quantities of which only a lower bound is known."""
+    reference_scores: Sequence[float] | None = None
+    """Of each item used; of windows the evidence has them."""
 
 
 def answer(gate: Gate, evidence: Evidence, alpha: float, *, all_quantities: bool = True) -> Answer:
