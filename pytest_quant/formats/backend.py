@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -118,6 +119,16 @@ class Backend:
         """What holds the whole model, for its bytes to be counted."""
         return model
 
+    def excluding(self, names: Sequence[str], head: str = "lm_head") -> str:
+        """What leaves these modules in the compute type: the argument of the library as a line to paste, ``...`` in the
+        place of its other arguments. ``names`` are full; ``head`` is the output head, which some libraries quantize
+        too once they are told what to leave.
+
+        Unless a backend knows better it is a format of ours, whose exclusions are what :meth:`open` and :meth:`make`
+        find in ``asked.excluded``. :class:`Unsupported` where the library has no word for a module.
+        """
+        return f'variant("{self.formats[0].name}", "NAME", exclude={listed(names)})'
+
     def calibrates(self, format: Format) -> bool:
         """Whether making a checkpoint of the format needs calibration samples."""
         return False
@@ -132,6 +143,11 @@ class Backend:
             found=f"{self.name} makes none",
             needed="one that was made elsewhere",
         )
+
+
+def listed(names: Sequence[str]) -> str:
+    """A Python list of strings."""
+    return json.dumps(list(names), ensure_ascii=False)
 
 
 def missing_packages(format: Format, backend: Backend) -> Unsupported | None:

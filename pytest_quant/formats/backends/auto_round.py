@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -94,6 +95,10 @@ class AutoRound(Backend):
             return [getattr(module, part, None) for part in ("qweight", "qzeros", "scales", "g_idx")]
         return super().weight(module, name)
 
+    def excluding(self, names: Sequence[str], head: str = "lm_head") -> str:
+        """auto-round leaves the head alone by itself."""
+        return f"AutoRound(..., layer_config={json.dumps(_left_out(names))})"
+
     def calibrates(self, format: Format) -> bool:
         """Always: the search for scales looks at activations too."""
         return True
@@ -162,7 +167,7 @@ def _quantize(
         group_size=recipe["group_size"],
         sym=recipe["symmetric"],
         iters=recipe["iters"],
-        layer_config={name: {"bits": 16} for name in asked.excluded},
+        layer_config=_left_out(asked.excluded),
         dataset=[torch.from_numpy(sample)[None] for sample in samples],
         nsamples=len(samples),
         seqlen=min(len(sample) for sample in samples),
@@ -174,6 +179,11 @@ def _quantize(
         for file in inner.iterdir():
             shutil.move(file, folder / file.name)
         inner.rmdir()
+
+
+def _left_out(names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Modules that are not to be quantized, in auto-round's words."""
+    return {name: {"bits": 16} for name in names}
 
 
 def _check_groups(model: Any, asked: Asked, group: int) -> None:

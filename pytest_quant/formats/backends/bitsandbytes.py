@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
 from pytest_quant.formats.backend import Asked, Backend, FromPretrained, Stored
+from pytest_quant.formats.backends.skeleton import excluding, stay_wide
 from pytest_quant.formats.format import Format, QuantizationArgs
 from pytest_quant.hardware import Device
 
@@ -14,6 +16,9 @@ from pytest_quant.hardware import Device
 # of them (QLoRA, Dettmers et al. 2023, section 3).
 _BLOCK = 64
 _DOUBLE_QUANT_BITS = 8 / _BLOCK + 32 / (_BLOCK * 256)
+
+_SKIPPED = "llm_int8_skip_modules"
+"""What 4-bit layers take too, whatever it is called."""
 
 
 def _four_bit(name: str) -> Format:
@@ -55,14 +60,16 @@ class Bitsandbytes(Backend):
         _silence_cast_messages()
         dtype = getattr(torch, asked.compute_dtype)
         wanted = dict(asked.format.parameters)
-        if asked.excluded:
-            wanted["llm_int8_skip_modules"] = ["lm_head", *asked.excluded]
+        wanted[_SKIPPED] = stay_wide(asked)
         if asked.format.weights.num_bits == 8:
             config = BitsAndBytesConfig(load_in_8bit=True, **wanted)
         else:
             wanted.pop("block_size")  # 64 is what bitsandbytes does; the proof checks it
             config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=dtype, **wanted)
         return from_pretrained(asked.model, dtype=dtype, quantization_config=config)
+
+    def excluding(self, names: Sequence[str], head: str = "lm_head") -> str:
+        return excluding("BitsAndBytesConfig", _SKIPPED, names, head)
 
     def stored(self, module: Any) -> Stored | None:
         import bitsandbytes as bnb

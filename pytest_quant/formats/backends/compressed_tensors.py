@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pytest_quant.errors import Unsupported, UsageError
-from pytest_quant.formats.backend import Asked, Backend, FromPretrained, Stored, installed
+from pytest_quant.formats.backend import Asked, Backend, FromPretrained, Stored, installed, listed
 from pytest_quant.formats.backends import compressed_tensors_making as making
 from pytest_quant.formats.format import Format, QuantizationArgs
 
@@ -127,6 +127,10 @@ class CompressedTensors(Backend):
             if key == name or key.startswith(f"{name}_")
         ]
         return parts or None
+
+    def excluding(self, names: Sequence[str], head: str = "lm_head") -> str:
+        """Of llm-compressor's ``GPTQModifier`` and its others too."""
+        return f"QuantizationModifier(..., ignore={listed(making.ignoring(names, [head]))})"
 
     def calibrates(self, format: Format) -> bool:
         return making.needs_samples(format)

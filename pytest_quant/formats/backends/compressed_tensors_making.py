@@ -181,7 +181,12 @@ def _ignored(model: Any, asked: Asked) -> list[str]:
     """Names of the modules that stay as they are: the output head, and what the format excludes."""
     head = model.get_output_embeddings()
     heads = [name for name, module in model.named_modules() if module is head]
-    return [*(heads or ["lm_head"]), *asked.excluded]
+    return ignoring(asked.excluded, heads or ["lm_head"])
+
+
+def ignoring(names: Sequence[str], heads: Sequence[str]) -> list[str]:
+    """What to give as ``ignore``: the head is not left alone by itself."""
+    return [*heads, *names]
 
 
 def _check_fits(model: Any, format: Format, ignored: Sequence[str]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
 from pytest_quant.errors import Unsupported
 from pytest_quant.formats.backend import Asked, Backend, FromPretrained, Stored
+from pytest_quant.formats.backends.skeleton import excluding, stay_wide
 from pytest_quant.formats.format import Format, QuantizationArgs
 from pytest_quant.hardware import Device
 
@@ -62,12 +64,13 @@ class FinegrainedFp8(Backend):
         from transformers import FineGrainedFP8Config
 
         size = int(asked.format.parameters["block_size"])
-        config = FineGrainedFP8Config(weight_block_size=(size, size))
-        if asked.excluded:
-            config.modules_to_not_convert = ["lm_head", *asked.excluded]
+        config = FineGrainedFP8Config(weight_block_size=(size, size), modules_to_not_convert=stay_wide(asked))
         model = from_pretrained(asked.model, dtype=dtype, quantization_config=config)
         _check_blocks_fit(model, asked, size)
         return model
+
+    def excluding(self, names: Sequence[str], head: str = "lm_head") -> str:
+        return excluding("FineGrainedFP8Config", "modules_to_not_convert", names, head)
 
     def stored(self, module: Any) -> Stored | None:
         import torch

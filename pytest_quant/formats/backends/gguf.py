@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_quant.errors import Unsupported, UsageError
-from pytest_quant.formats.backend import Asked, Backend, FromPretrained, Stored
+from pytest_quant.formats.backend import Asked, Backend, FromPretrained, Stored, installed
 from pytest_quant.formats.format import Format, QuantizationArgs
 
 if TYPE_CHECKING:
@@ -125,6 +126,13 @@ class Gguf(Backend):
         found = {part for module in model.modules() for parts in _of(module).values() for part in parts}
         return [torch.from_numpy(part.bytes) for part in found] if found else model
 
+    def excluding(self, names: Sequence[str], head: str = "lm_head") -> str:
+        """Options of llama.cpp's ``llama-quantize``, whose patterns are searched for in its own names of the tensors.
+        The head has an option of its own (``--output-tensor-type``)."""
+        patterns = [rf"^{re.escape(tensor)}\.weight$=f16" for name in names for tensor in _tensor_names(name)]
+        options = [part for pattern in patterns for part in ("--tensor-type", shlex.quote(pattern))]
+        return " ".join(["llama-quantize", *options, "..."])
+
     def make(
         self, asked: Asked, samples: Sequence[NDArray[np.int64]], folder: Path, tell: Callable[[str], None]
     ) -> Mapping[str, Any]:
@@ -136,6 +144,28 @@ class Gguf(Backend):
                 f'quant(checkpoints={{"{asked.format.name}": FILE}}) or --quant-checkpoints={asked.format.name}=FILE'
             ),
         )
+
+
+def _tensor_names(module: str) -> list[str]:
+    """What llama.cpp calls the weight of a module: several names where its architectures differ, of which a file has
+    one. :class:`Unsupported` for a module that it has no tensor for, as one expert of many."""
+    if installed("gguf") is None:
+        raise Unsupported(f"llama.cpp's name of {module}", "gguf not installed", "pip install 'pytest-quant[gguf]'")
+    from gguf import TENSOR_NAMES, TensorNameMap
+
+    block = next(iter(re.findall(r"\.(\d+)\.", module)), "")
+    found = {
+        TENSOR_NAMES[tensor].format(bid=block)
+        for tensor, keys in (*TensorNameMap.block_mappings_cfg.items(), *TensorNameMap.mappings_cfg.items())
+        if any(key.replace("{bid}", block) == module for key in keys)
+    }
+    if not found:
+        raise Unsupported(
+            asked=f"llama-quantize to leave {module} in 16 bits",
+            found="no tensor of llama.cpp that is made of this module alone",
+            needed="its name in the GGUF file, for --tensor-type",
+        )
+    return sorted(found)
 
 
 def find(asked: Asked) -> Path:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -112,6 +114,11 @@ class Gptqmodel(Backend):
             return super().weight(module, name)
         return [getattr(module, tensor, None) for tensor in _TENSORS]
 
+    def excluding(self, names: Sequence[str], head: str = "lm_head") -> str:
+        """What makes a checkpoint so. gptqmodel leaves the head alone by itself; ``dynamic`` is not read by
+        transformers, which loads such a checkpoint only if its config names the modules too, as :meth:`make` does."""
+        return f"QuantizeConfig(..., dynamic={json.dumps(left_out(names))})"
+
     def calibrates(self, format: Format) -> bool:
         return True
 
@@ -121,6 +128,11 @@ class Gptqmodel(Backend):
         from pytest_quant.formats.backends import gptqmodel_making
 
         return gptqmodel_making.make(asked, samples, folder, tell)
+
+
+def left_out(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Modules that are not to be quantized, in the words of gptqmodel's ``dynamic``."""
+    return {f"-:^{re.escape(name)}$": {} for name in names}
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ import contextlib
 import gc
 import json
 import os
-import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_quant.engines.quiet import quiet
 from pytest_quant.errors import NotMeasured, UsageError
 from pytest_quant.formats.backend import Asked
-from pytest_quant.formats.backends.gptqmodel import silent
+from pytest_quant.formats.backends.gptqmodel import left_out, silent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -181,7 +180,7 @@ def _config(asked: Asked, plan: Plan) -> Any:
         sym=plan.sym,
         desc_act=plan.desc_act,
         device=asked.place,
-        dynamic={f"-:^{re.escape(name)}$": {} for name in asked.excluded} or None,
+        dynamic=left_out(asked.excluded) or None,
         offload_to_disk=False,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import distribution
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from pytest_quant.errors import Unsupported
 from pytest_quant.formats.backend import Asked, Backend, FromPretrained, Stored
-from pytest_quant.formats.backends.skeleton import stay_wide
+from pytest_quant.formats.backends.skeleton import excluding, stay_wide
 from pytest_quant.formats.format import Format, QuantizationArgs
 from pytest_quant.hardware import Device
 
@@ -80,6 +81,9 @@ class Quanto(Backend):
         if asked.format.weights.num_bits < 8:
             _run_in_inference_mode(model)
         return model
+
+    def excluding(self, names: Sequence[str], head: str = "lm_head") -> str:
+        return excluding("QuantoConfig", "modules_to_not_convert", names, head)
 
     def stored(self, module: Any) -> Stored | None:
         """Not frozen yet, a module still holds wide weights and quantizes them at each call: not in the format."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from pytest_quant.formats.backend import Asked
+from pytest_quant.formats.backend import Asked, listed
 
 
 def stay_wide(asked: Asked) -> list[str] | None:
@@ -15,7 +16,16 @@ def stay_wide(asked: Asked) -> list[str] | None:
     model = _skeleton(asked.model)
     head = None if model is None else model.get_output_embeddings()
     heads = [] if model is None else [name for name, module in model.named_modules() if module is head]
-    return [*(heads or ["lm_head"]), *asked.excluded]
+    return _wide(asked.excluded, heads or ["lm_head"])
+
+
+def excluding(config: str, argument: str, names: Sequence[str], head: str) -> str:
+    """The same for people, as an argument of one of transformers' configs."""
+    return f"{config}(..., {argument}={listed(_wide(names, [head]))})"
+
+
+def _wide(names: Sequence[str], heads: Sequence[str]) -> list[str]:
+    return [*heads, *names]
 
 
 def linear_sizes(asked: Asked) -> dict[str, tuple[int, int]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
+from pytest_quant.errors import UsageError
 from pytest_quant.formats.backend import Asked, Backend, FromPretrained, Stored
 from pytest_quant.formats.format import Format, QuantizationArgs
 
@@ -26,6 +28,9 @@ class TorchNative(Backend):
         import torch
 
         return from_pretrained(asked.model, dtype=getattr(torch, DTYPES[asked.format.variant_of or asked.format.base]))
+
+    def excluding(self, names: Sequence[str], head: str = "lm_head") -> str:
+        raise UsageError(f"fp32, bf16 and fp16 quantize nothing: {', '.join(names)} stay wide anyway")
 
     def stored(self, module: Any) -> Stored | None:
         dtype = next((p.dtype for p in module.parameters(recurse=False) if p.ndim >= 2), None)

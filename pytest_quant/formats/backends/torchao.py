@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from platform import machine
 from types import MappingProxyType
 from typing import Any
 
 from pytest_quant.errors import Unsupported
 from pytest_quant.formats.backend import Asked, Backend, FromPretrained, Stored, installed
-from pytest_quant.formats.backends.skeleton import linear_sizes, stay_wide
+from pytest_quant.formats.backends.skeleton import excluding, linear_sizes, stay_wide
 from pytest_quant.formats.backends.torchao_tensors import read
 from pytest_quant.formats.format import Format, QuantizationArgs
 from pytest_quant.formats.products import products
@@ -159,6 +159,9 @@ class Torchao(Backend):
         _check_sizes(asked, kind)
         wanted = TorchAoConfig(config, modules_to_not_convert=stay_wide(asked))
         return from_pretrained(asked.model, dtype=dtype, quantization_config=wanted)
+
+    def excluding(self, names: Sequence[str], head: str = "lm_head") -> str:
+        return excluding("TorchAoConfig", "modules_to_not_convert", names, head)
 
     def stored(self, module: Any) -> Stored | None:
         weight = getattr(module, "weight", None)
