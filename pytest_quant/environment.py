@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import os
 import platform
 import re
@@ -29,6 +30,7 @@ _PACKAGES = (
     "compressed-tensors",
     "llmcompressor",
     "gguf",
+    "lm-eval",
 )
 
 
@@ -63,6 +65,14 @@ def packages() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def stack(device: Device) -> str:
+    """What a reference's numbers depend on besides the reference, as the name of a folder: what one stack learned by
+    the way says nothing of another."""
+    versions = packages()
+    parts = [device.key, *(f"{name} {versions.get(name)}" for name in ("torch", "transformers"))]
+    return hashlib.sha256("; ".join(parts).encode()).hexdigest()[:12]
 
 
 def changed_packages(then: object) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from weakref import WeakSet
 from pytest_quant.corpora.windows import Windows
 from pytest_quant.engines.memory import give_back, is_out_of_memory
 from pytest_quant.engines.source import ModelSource
-from pytest_quant.environment import describe_hardware, for_people, packages
+from pytest_quant.environment import describe_hardware, for_people, stack
 from pytest_quant.errors import QuantError, Unsupported, UsageError
 from pytest_quant.gates.gate import Gate, needs_full_kl
 from pytest_quant.known import KnownReference
@@ -92,6 +91,11 @@ class Quality:
         if not beside and (needs_full_kl(gate) or (spec, format_name) in self._expected):
             beside = self._reference_can_be_had(spec, needed=needs_full_kl(gate))
         return self._pairs.setdefault((spec, format_name, beside), Pair(beside))
+
+    def scored(self, spec: ModelSpec, format_name: str) -> tuple[WindowScore, ...]:
+        """What was scored of a format so far, in the drawn order; nothing is loaded or scored for it."""
+        pairs = (self._pairs.get((spec, format_name, beside)) for beside in (True, False))
+        return next((tuple(pair.scores) for pair in pairs if pair is not None and pair.scores), ())
 
     def forget(self, spec: ModelSpec) -> None:
         """Forget every score of a model, and what was learned of its reference: somebody changed one of them."""
@@ -190,7 +194,7 @@ class Quality:
     def _known_to(self, spec: ModelSpec, *, read: bool) -> KnownReference:
         windows, cache = self._population.windows(spec.source), self._settings.cache_dir
         key = ReferenceKey(self._fingerprint(spec.source), spec.reference, spec.engine, windows.identity)
-        return KnownReference(Store(cache), Store(cache / "runs" / self._stack()), key, windows, read=read)
+        return KnownReference(Store(cache), Store(cache / "runs" / stack(self._device)), key, windows, read=read)
 
     def _in_memory(self, work: Callable[[], None]) -> None:
         """Do it; where memory does not suffice, again with half as many windows at once."""
@@ -229,13 +233,6 @@ class Quality:
                 f"{model.loaded.vocabulary}: it is of another model; `pytest-quant reference list` shows it"
             )
         self._checked.add(model)
-
-    def _stack(self) -> str:
-        """What a reference's numbers depend on besides the reference, as the name of a folder: what one stack learned
-        by the way says nothing of another."""
-        versions = packages()
-        parts = [self._device.key, *(f"{name} {versions.get(name)}" for name in ("torch", "transformers"))]
-        return hashlib.sha256("; ".join(parts).encode()).hexdigest()[:12]
 
     def _at_once(self, model: ModelHandle, windows: Windows) -> int:
         """Windows in one forward. Where activations are quantized, a window's score could depend on its company
