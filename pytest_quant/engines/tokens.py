@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-_DATE = "26 Jul 2024"
+CHAT_DATE = "26 Jul 2024"
 """For chat templates that would print today's: tomorrow it would be another text."""
 
 
@@ -32,9 +32,9 @@ class Tokens:
         """Tokens of the text alone; :class:`NotMeasured` if none."""
         return self._some(self._encode(text, special=False))
 
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The messages as the tokenizer's chat template writes them; :class:`UsageError` where it has none, or refuses
-        them."""
+    def chat(self, messages: Sequence[Mapping[str, str]], *, to_be_answered: bool = False) -> str:
+        """The messages as the tokenizer's chat template writes them, with the beginning of an answer where they are
+        ``to_be_answered``; :class:`UsageError` where it has none, or refuses them."""
         if not getattr(self._tokenizer, "chat_template", None):
             raise UsageError(
                 "the tokenizer has no chat template; leave out --quant-chat-template, or use a model tuned for chat"
@@ -43,7 +43,10 @@ class Tokens:
             with quiet():
                 return str(
                     self._tokenizer.apply_chat_template(
-                        [dict(each) for each in messages], tokenize=False, date_string=_DATE
+                        [dict(each) for each in messages],
+                        tokenize=False,
+                        date_string=CHAT_DATE,
+                        add_generation_prompt=to_be_answered,
                     )
                 )
         except Exception as error:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_quant.engines import predictions
 from pytest_quant.engines.memory import is_out_of_memory
 from pytest_quant.engines.predictions import Compared, Predictions, Top
-from pytest_quant.errors import ProofFailed, QuantError, Unsupported
+from pytest_quant.errors import NotFinite, ProofFailed, QuantError, Unsupported
 from pytest_quant.formats import kv_cache
 from pytest_quant.formats.format import Format
 from pytest_quant.formats.proof import Proof
@@ -64,6 +64,11 @@ class TransformersModel:
     def has_own_cache(self) -> bool:
         """Whether its format says how keys and values are kept."""
         return self._cached is not None
+
+    @property
+    def head(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """What makes the model's logits of its last hidden states; None where only the whole model does."""
+        return self._head
 
     @property
     def max_positions(self) -> int | None:
@@ -142,6 +147,17 @@ class TransformersModel:
         fitting = int(spare / (length * width * _ACTIVATIONS))
         return next((count for count in (8, 4, 2) if count <= fitting), 1)
 
+    def logits(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Logits after each of ``(batch, length)`` tokens on the device, ``(batch, length, vocabulary)``."""
+        import torch
+
+        with torch.inference_mode():
+            return self._through(self.model, "logits", inputs)
+
+    def new_cache(self) -> Any:
+        """An empty KV cache of the format's kind for one ``generate``; None where the model's own will do."""
+        return None if self._cached is None else self._cached.new(self.model.config)
+
     def probe_logits(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits of one short sequence, FP32, ``(length, vocabulary)``: what the proof compares."""
         import torch
@@ -179,6 +195,36 @@ class TransformersModel:
             tokens = self.model.generate(**encoded, max_new_tokens=max_new_tokens, **arguments)
         text: str = self.tokenizer.decode(tokens[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
         return text
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """The tokens after which the model is done: those of its generation config, else its tokenizer's."""
+        found = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        found = self.tokenizer.eos_token_id if found is None else found
+        return frozenset(() if found is None else found if isinstance(found, list) else [found])
+
+    def continue_greedily(
+        self, prompt: NDArray[np.int64], max_new_tokens: int, ends: Collection[int]
+    ) -> NDArray[np.int64]:
+        """The most probable token after the prompt's tokens, again and again, up to and including one of ``ends``.
+
+        Nothing of the model's generation config applies: transformers 5 takes a penalty on repetition or a least length
+        from there, whatever ``generate`` is given. :class:`NotFinite` where there is no most probable token.
+        """
+        import numpy as np
+        import torch
+
+        found: list[int] = []
+        piece, cache = self.tensor(prompt[None]), None
+        with torch.inference_mode():
+            while len(found) < max_new_tokens and not (found and found[-1] in ends):
+                out = self.fed([piece], cache)
+                best, token = out.logits[0, -1].max(dim=-1)
+                if not torch.isfinite(best):
+                    raise NotFinite(f"the logits after {len(prompt) + len(found)} tokens are NaN or infinite")
+                found.append(int(token))
+                piece, cache = token[None, None], out.past_key_values
+        return np.array(found, dtype=np.int64)
 
     def _through(self, module: Any, what: str, inputs: torch.Tensor) -> torch.Tensor:
         """``what`` the module gives for ``(batch, length)`` tokens: in one forward or, with a KV cache format, in steps

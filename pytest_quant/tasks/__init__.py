@@ -1,0 +1,1 @@
+"""Tasks of lm-eval, item by item, with models that are held already."""
