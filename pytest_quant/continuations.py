@@ -1,0 +1,311 @@
+"""Greedy continuations of prompts, by a format and by its reference."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_quant.corpora import prompts as reading
+from pytest_quant.corpora.corpus import Conversation
+from pytest_quant.engines.source import ModelSource
+from pytest_quant.engines.tokens import Tokens
+from pytest_quant.errors import NotFinite, NotMeasured, UsageError
+from pytest_quant.gates.gate import Gate
+from pytest_quant.metrics.answer import Answer
+from pytest_quant.metrics.generation import Match, compare, generation_match
+from pytest_quant.population import Population
+from pytest_quant.progress import Progress
+from pytest_quant.settings import Settings
+from pytest_quant.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pytest_quant.model import ModelHandle
+
+FROM_CORPUS = 32
+"""Prompts that are taken from the corpus unless a limit says how many."""
+CORPUS_PROMPT = 32
+"""Tokens of each of these."""
+_SHOWN = 200
+"""Characters of a prompt that is shown."""
+_LISTED = 100
+"""Prompts that are listed with how they changed, at most."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as the models get it, and as people do."""
+
+    tokens: NDArray[np.int64]
+    text: str
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """All prompts of a gate in their own order."""
+
+    all: Sequence[Prompt]
+    max_new_tokens: int
+    chat_template: bool
+
+    @property
+    def sha256(self) -> str:
+        """Of the token ids."""
+        ids = json.dumps([prompt.tokens.tolist() for prompt in self.all])
+        return hashlib.sha256(ids.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What both models said after one prompt."""
+
+    match: Match
+    empty: tuple[bool, bool]
+    """Whether the reference, and whether the format, said nothing but its end."""
+    change: Mapping[str, Any] | None
+    """How they differ, for people; None where they do not."""
+
+
+class Continuations:
+    """Has prompts continued on demand; what the reference said serves every format."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        population: Population,
+        model: Callable[[ModelSpec, str], ModelHandle],
+        progress: Progress,
+    ) -> None:
+        self._settings = settings
+        self._population = population
+        self._model = model
+        self._progress = progress
+        self._opened: dict[ModelSource, Tokens] = {}
+        self._prompts: dict[tuple[ModelSource, tuple[tuple[str, Any], ...]], Prompts] = {}
+        self._samples: dict[tuple[ModelSpec, str, tuple[tuple[str, Any], ...]], ContinuationSample] = {}
+        self._said: dict[ModelSpec, dict[tuple[bytes, int], NDArray[np.int64]]] = {}
+
+    def sample(self, spec: ModelSpec, format_name: str, gate: Gate) -> ContinuationSample:
+        """The gate's prompts with what was said after them so far.
+
+        :class:`UsageError` for prompts that cannot be read, have no tokens or do not fit the model.
+        """
+        if format_name == spec.reference:
+            raise UsageError(f"{format_name} is the reference itself: it continues every prompt as the reference does")
+        key = (spec, format_name, gate.parameters)
+        if key not in self._samples:
+            prompts = self._prompts_of(spec, gate)
+            self._check(spec, format_name, prompts)
+            said = self._said.setdefault(spec, {})
+            self._samples[key] = ContinuationSample(spec, format_name, prompts, self._model, self._progress, said)
+        return self._samples[key]
+
+    def forget(self, spec: ModelSpec) -> None:
+        """Forget all that a model and its reference said: somebody changed one of them."""
+        self._samples = {key: sample for key, sample in self._samples.items() if key[0] != spec}
+        self._said.pop(spec, None)
+
+    def _prompts_of(self, spec: ModelSpec, gate: Gate) -> Prompts:
+        key = (spec.source, gate.parameters)
+        if key not in self._prompts:
+            told = dict(gate.parameters)
+            limit, most = told.get("limit"), int(told.get("max_new_tokens", 32))
+            for name, number in (("limit", limit), ("max_new_tokens", most)):
+                if number is not None and number < 1:
+                    raise UsageError(f"{name}={number} leaves nothing to compare; give 1 or more")
+            chat = bool(told.get("chat_template", False))
+            given = told.get("prompts")
+            found = self._from_corpus(spec, limit) if given is None else self._given(spec, given, limit, chat=chat)
+            self._prompts[key] = Prompts(found, most, chat and given is not None)
+        return self._prompts[key]
+
+    def _from_corpus(self, spec: ModelSpec, limit: int | None) -> list[Prompt]:
+        """Beginnings of equal parts of the run's corpus, each after the BOS token where the tokenizer puts one."""
+        import numpy as np
+
+        reference = self._model(spec, spec.reference)
+        stream = self._population.stream(spec.source, reference.loaded.vocabulary)
+        count, bos = limit or FROM_CORPUS, self._tokens(spec).bos
+        if len(stream) < count * CORPUS_PROMPT:
+            raise UsageError(
+                f"{count} prompts of {CORPUS_PROMPT} tokens need a corpus of {count * CORPUS_PROMPT}, which has "
+                f"{len(stream)}; give a smaller limit, prompts, or a longer text (--quant-corpus)"
+            )
+        found = []
+        for start in (number * len(stream) // count for number in range(count)):
+            piece = stream[start : start + CORPUS_PROMPT]
+            text = str(reference.tokenizer.decode(piece))
+            found.append(Prompt(piece if bos is None or piece[0] == bos else np.insert(piece, 0, bos), text))
+        return found
+
+    def _given(self, spec: ModelSpec, given: str | tuple[str, ...], limit: int | None, *, chat: bool) -> list[Prompt]:
+        tokens, found = self._tokens(spec), []
+        prompts: Sequence[str | Conversation] = reading.read(given)[:limit]
+        for number, prompt in enumerate(prompts, 1):
+            messages = _messages(prompt, chat=chat)
+            try:
+                if messages is None:
+                    encoded = tokens.stream(str(prompt))
+                else:
+                    encoded = tokens.bare(tokens.chat(messages, to_be_answered=True))
+            except NotMeasured:
+                encoded = None
+            if encoded is None or prompt == "":
+                raise UsageError(f"prompt {number} of {_named(given)} has no tokens; leave it out")
+            found.append(Prompt(encoded, str(prompt) if messages is None else messages[-1]["content"]))
+        return found
+
+    def _check(self, spec: ModelSpec, format_name: str, prompts: Prompts) -> None:
+        """That both models know the tokens and have room for them."""
+        for name in (format_name, spec.reference):
+            handle = self._model(spec, name)
+            if handle.format.kv_cache is not None and prompts.max_new_tokens < 2:
+                raise UsageError(f"max_new_tokens=1 reads nothing from the KV cache of {name}; give 2 or more")
+            longest = handle.loaded.max_positions
+            for number, prompt in enumerate(prompts.all, 1):
+                if int(prompt.tokens.max()) >= handle.loaded.vocabulary:
+                    raise UsageError(
+                        f"the tokenizer of {spec.source.short} gives token {int(prompt.tokens.max())}, but the model "
+                        f"knows {handle.loaded.vocabulary}: they do not belong together"
+                    )
+                if longest is not None and len(prompt.tokens) + prompts.max_new_tokens > longest:
+                    raise UsageError(
+                        f"prompt {number} of {len(prompt.tokens)} tokens and {prompts.max_new_tokens} new ones do not "
+                        f"fit the model's {longest} positions; shorten it, or give a smaller max_new_tokens"
+                    )
+
+    def _tokens(self, spec: ModelSpec) -> Tokens:
+        from pytest_quant.engines.loading import open_tokens
+
+        if spec.source not in self._opened:
+            self._opened[spec.source] = open_tokens(spec.source)[0]
+        return self._opened[spec.source]
+
+
+class ContinuationSample:
+    """The prompts of one gate in a fixed random order, and how both models continued the first of them.
+
+    One prompt is continued at a time: in a batch it would be padded, and rounded otherwise.
+    """
+
+    noun = "prompts"
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        format_name: str,
+        prompts: Prompts,
+        model: Callable[[ModelSpec, str], ModelHandle],
+        progress: Progress,
+        said: dict[tuple[bytes, int], NDArray[np.int64]],
+    ) -> None:
+        import numpy as np
+
+        self._spec = spec
+        self._format = format_name
+        self._prompts = prompts
+        self._model = model
+        self._progress = progress
+        self._said = said
+        self._ends = sorted(model(spec, spec.reference).loaded.end_tokens)
+        self._sha256 = prompts.sha256
+        self._order = np.random.default_rng(int(self._sha256[:16], 16)).permutation(len(prompts.all))
+        self._pairs: list[Pair] = []
+
+    @property
+    def total(self) -> int:
+        return len(self._prompts.all)
+
+    @property
+    def drawn(self) -> int:
+        return len(self._pairs)
+
+    def extend(self, count: int) -> None:
+        """Have both models continue up to ``count`` more prompts. :class:`NotFinite` where one cannot."""
+        for number in self._order[self.drawn : self.drawn + count]:
+            prompt = self._prompts.all[number]
+            self._pairs.append(self._pair(prompt, self._reference(prompt), self._continued(self._format, prompt)))
+            self._progress.show(
+                f"{self._format}: continuing prompts of {self._spec.source.short} {self.drawn}/{self.total}"
+            )
+
+    def answer(self, alpha: float) -> Answer:
+        """:class:`NotMeasured` where one of the models ends every prompt at once."""
+        for side, name in enumerate((f"the {self._spec.reference} reference", f"the {self._format} model")):
+            if all(pair.empty[side] for pair in self._pairs):
+                raise NotMeasured(
+                    f"{name} says nothing after any of {self.drawn} prompts: its first token is its end; give prompts "
+                    f"that ask for an answer (chat_template=True for a model tuned for chat)"
+                )
+        matches = [pair.match for pair in self._pairs]
+        quantities, figures = generation_match(matches, self.total, alpha)
+        return Answer("share", quantities, figures, [match.share for match in matches], [1.0] * self.drawn)
+
+    def identity(self) -> Mapping[str, Any]:
+        return {
+            "prompts": self.total,
+            "sha256": self._sha256,
+            "max_new_tokens": self._prompts.max_new_tokens,
+            "chat_template": self._prompts.chat_template,
+            "end_tokens": self._ends,
+        }
+
+    def detail(self) -> Mapping[str, Any]:
+        """``changed``: the prompts that are continued otherwise, those that differ first before the others, each with
+        what both said, and what either said then."""
+        found = sorted((pair.change for pair in self._pairs if pair.change is not None), key=lambda it: it["first"])
+        return {"changed": found[:_LISTED]} if found else {}
+
+    def _reference(self, prompt: Prompt) -> NDArray[np.int64]:
+        key = (prompt.tokens.tobytes(), self._prompts.max_new_tokens)
+        if key not in self._said:
+            self._said[key] = self._continued(self._spec.reference, prompt)
+        return self._said[key]
+
+    def _continued(self, name: str, prompt: Prompt) -> NDArray[np.int64]:
+        model = self._model(self._spec, name).loaded
+        try:
+            return model.continue_greedily(prompt.tokens, self._prompts.max_new_tokens, self._ends)
+        except NotFinite as error:
+            raise NotFinite(f"the {name} model cannot continue {_shortened(prompt.text)!r}: {error}") from None
+
+    def _pair(self, prompt: Prompt, reference: NDArray[np.int64], format: NDArray[np.int64]) -> Pair:
+        match = compare(reference.tolist(), format.tolist())
+        change = None
+        if match.first is not None:
+            decode = self._model(self._spec, self._spec.reference).tokenizer.decode
+            change = {
+                "prompt": _shortened(prompt.text),
+                "first": match.first,
+                "common": str(decode(reference[: match.first])),
+                "reference": str(decode(reference[match.first :])),
+                "format": str(decode(format[match.first :])),
+            }
+        return Pair(match, (self._is_empty(reference), self._is_empty(format)), change)
+
+    def _is_empty(self, said: NDArray[np.int64]) -> bool:
+        return all(int(token) in self._ends for token in said)
+
+
+def _messages(prompt: str | Conversation, *, chat: bool) -> list[dict[str, str]] | None:
+    """What goes through the chat template: a conversation up to its last question, or a text as such; None for a text
+    that is continued as it is."""
+    if isinstance(prompt, Conversation):
+        messages = prompt.for_template()
+        while len(messages) > 1 and messages[-1]["role"] == "assistant":
+            messages.pop()
+        return messages
+    return [{"role": "user", "content": prompt}] if chat else None
+
+
+def _named(given: str | tuple[str, ...]) -> str:
+    return "prompts=(...)" if isinstance(given, tuple) else given.replace("\\", "/").rpartition("/")[2]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
