@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from pytest_quant import __version__, building, doctor, quantize
+from pytest_quant import __version__, building, doctor, quantize, scan
 from pytest_quant.errors import QuantError, StoreWarning, UsageError
 from pytest_quant.hardware import Device, detect, matrix, specs
 from pytest_quant.planning import command as planning
@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add(commands, _device)
     building.add(reference.add(commands))
     quantize.add(commands)
+    scan.add(commands)
     planning.add(commands, _device)
     return parser
 

@@ -1,0 +1,86 @@
+"""The command ``pytest-quant scan`` on a tiny model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pytest_quant.cli import main
+
+SENTENCE = "The quick brown fox jumps over the lazy dog. "
+
+pytestmark = pytest.mark.usefixtures("libraries")
+
+
+@pytest.fixture
+def scan(tiny_llama, tmp_path, capsys):
+    (tmp_path / "corpus.txt").write_text(SENTENCE * 12)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        usual = ["--reference", "fp32", "--corpus", str(tmp_path / "corpus.txt"), "--protocol", "gptq-32"]
+        code = main(["scan", str(tiny_llama), *usual, "--windows", "3", "--cache-dir", str(tmp_path), *words])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def test_a_table_and_its_record(scan, tmp_path):
+    code, out, _ = scan("--top", "3", "--json", str(tmp_path / "scan.json"))
+    record = json.loads((tmp_path / "scan.json").read_text())
+    assert code == 0
+    assert out.startswith("tiny-llama, one layer at a time in nf4, against fp32; 3 windows\n")
+    worst = [layer["name"] for layer in record["layers"]]
+    lines = out.splitlines()
+    place = next(number for number, line in enumerate(lines) if line.startswith("LAYER"))
+    assert [line.split()[0] for line in lines[place + 1 : place + 4]] == worst[:3]
+    assert lines[place + 4].startswith("11 more, KL ")
+    assert len(worst) == 14
+    assert record["reused"] is True
+    assert record["format"] == "nf4"
+    assert "corpus" in record["identity"]
+    assert "keep" not in record
+
+
+def test_a_rounding_by_block(scan):
+    code, out, _ = scan("--numeric", "int4", "--group-size", "32", "--blocks")
+    assert code == 0
+    assert "one block at a time in int4-group-32" in out
+    assert "model.layers.1 " in out
+    assert "BY KIND" not in out
+
+
+def test_a_budget(scan, tmp_path):
+    code, out, _ = scan("--numeric", "int2", "--max-nats", "1e9", "--json", str(tmp_path / "scan.json"))
+    assert code == 0
+    assert "int2-tensor keeps the budget of 1e+09 nats as it is" in out
+    code, out, _ = scan("--max-nats=-50", "--json", str(tmp_path / "scan.json"))
+    assert code == 0
+    assert "is not kept even with all 14 kept wide" in out
+    kept = json.loads((tmp_path / "scan.json").read_text())["keep"]
+    assert kept["holds"] is False
+    assert kept["nats"]["value"] == pytest.approx(0.0, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (("--format", "nf5"), "unknown format"),
+        (("--strategy", "channel"), "are of --numeric"),
+        (("--format", "nf4", "--numeric", "int8"), "not both"),
+        (("--numeric", "int8", "--strategy", "group"), "group_size"),
+        (("--only", "nothing"), "matches nothing"),
+        (("--top", "0"), "--top"),
+        (("--windows", "0"), "one window"),
+        (("--reference", "nf4"), "quantized format"),
+        (("--checkpoint", "somewhere"), "of a --format"),
+        (("--format", "gptq"), "no checkpoint"),
+        (("--max-nats", "nan"), "finite"),
+    ],
+)
+def test_what_cannot_be_measured_is_exit_code_2(scan, words, said):
+    code, out, err = scan(*words)
+    assert code == 2
+    assert said in err
+    assert out == ""

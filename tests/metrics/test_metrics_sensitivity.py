@@ -1,0 +1,226 @@
+"""Rows, sums and the search for the fewest layers to keep wide, from figures that are given."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from pytest_quant.engines.candidates import Layer
+from pytest_quant.errors import NotFinite, UsageError
+from pytest_quant.metrics import sensitivity
+from pytest_quant.metrics.sensitivity import Budget, Effect, Row, Sampled, Scan
+
+NLL = (2.0, 2.2, 1.8, 2.0)
+MANY = Sampled(nll=NLL * 8, weights=(10.0,) * 32, tokens=(10,) * 32, total=99, alpha=0.01)
+SAMPLE = Sampled(nll=NLL, weights=(10.0,) * 4, tokens=(10,) * 4, total=4, alpha=0.01)
+
+
+def layer(number: int, kind: str = "mlp", saved: int | None = 100) -> Layer:
+    name = f"model.layers.{number}.{kind}"
+    return Layer(name, kind, number, 1000 + number, saved, (name,))
+
+
+def effect(nats: float, kl: float | None = None) -> Effect:
+    return Effect((nats, nats + 0.1, nats - 0.1, nats), (nats if kl is None else kl,) * 4)
+
+
+def scan(*nats: float, whole: float | None = None, sample: Sampled = SAMPLE, kinds: Sequence[str] = ()) -> Scan:
+    kinds = kinds or ["mlp"] * len(nats)
+    layers = [layer(number, kind) for number, kind in enumerate(kinds)]
+    all_of_it = effect(sum(nats) if whole is None else whole)
+    return Scan(
+        model="m",
+        format="nf4",
+        reference="fp32",
+        of="layer",
+        rows=sensitivity.scanned(layers, [effect(value) for value in nats], sample),
+        whole=Row(Layer("nf4", "whole", None, 1, 1, ()), all_of_it, *sample.estimates(all_of_it, 2)),
+        sample=sample,
+        left_out=(),
+        identity={"protocol": "gptq-16"},
+        reused=True,
+        seconds=1.0,
+    )
+
+
+def test_the_layer_of_the_highest_divergence_comes_first():
+    layers = [layer(0), layer(1), layer(2)]
+    found = sensitivity.scanned(layers, [effect(0.3, 0.1), effect(0.1, 0.4), effect(0.2, 0.2)], SAMPLE)
+    assert [row.layer.depth for row in found] == [1, 2, 0]
+    assert found[0].nats.value == pytest.approx(0.1)
+    assert found[0].kl.value == pytest.approx(0.4)
+    assert found[0].nats.low == found[0].nats.high
+
+
+def test_windows_are_counted_by_their_weights():
+    sample = replace(SAMPLE, weights=(10.0, 30.0, 10.0, 10.0), tokens=(40, 10, 10, 20))
+    nats, kl = sample.estimates(Effect((1.0, 3.0, 1.0, 1.0), (4.0, 1.0, 1.0, 2.0)), 2)
+    assert nats.value == pytest.approx(120 / 60)
+    assert kl.value == pytest.approx(220 / 80)
+
+
+def test_an_interval_shrinks_to_a_point_when_all_windows_are_used_and_widens_with_the_questions():
+    often = Effect(effect(0.5).nats * 8, (0.5,) * 32)
+    one, many = MANY.estimates(often, 2)[0], MANY.estimates(often, 200)[0]
+    assert many.low < one.low < 0.5 < one.high < many.high
+    assert SAMPLE.estimates(effect(0.5), 200)[0].low == pytest.approx(0.5)
+
+
+def test_the_worst_layer_is_bounded_by_all_of_them():
+    layers = [layer(0), layer(1)]
+    steady = Effect((0.30, 0.31, 0.30, 0.29) * 8, (0.30, 0.31, 0.30, 0.29) * 8)
+    wild = Effect((0.6, -0.6, 0.6, -0.6) * 8, (0.2, 0.3, 0.2, 0.3) * 8)
+    rows = sensitivity.scanned(layers, [steady, wild], MANY)
+    found = sensitivity.answer(replace(scan(0.0, 0.0), rows=rows, sample=MANY))
+    by_depth = {row.layer.depth: row.nats for row in rows}
+    nats = found.quantities["nats"]
+    assert nats.value == by_depth[0].value
+    assert nats.low == by_depth[0].low
+    assert nats.high == by_depth[1].high > by_depth[0].high
+    assert found.scores == [0.30, 0.31, 0.30, 0.29] * 8
+    assert found.main == "nats"
+
+
+def test_the_answer_adds_the_layers_up():
+    found = sensitivity.answer(scan(0.1, 0.2, whole=0.5))
+    assert found.figures["sum_nats"] == pytest.approx(0.3)
+    assert found.figures["whole_nats"] == pytest.approx(0.5)
+    assert found.figures["reference_value"] == pytest.approx(math.exp(2.0))
+    assert found.quantities["nats"].value == pytest.approx(0.2)
+
+
+def test_nan_comes_first_and_is_no_answer():
+    found = scan(0.1, math.nan, 0.3)
+    assert found.rows[0].layer.depth == 1
+    assert not found.rows[0].finite
+    with pytest.raises(NotFinite, match=r"1 of its 3 layers in nf4 by themselves: model.layers.1.mlp"):
+        sensitivity.answer(found)
+
+
+def test_the_record_is_plain_json_without_infinity():
+    made = scan(0.1, math.nan, 0.3, sample=replace(SAMPLE, nll=NLL, total=9))
+    record = json.loads(json.dumps(made.record(), allow_nan=False))
+    assert record["layers"][0] == {
+        "name": "model.layers.1.mlp",
+        "kind": "mlp",
+        "weights": 1001,
+        "depth": 1,
+        "bytes_saved": 100,
+        "finite": False,
+    }
+    assert record["windows"] == {"used": 4, "total": 9}
+    assert "left_out" not in record
+    assert record["layers"][1]["nats"]["value"] == pytest.approx(0.3)
+
+
+def test_kinds_and_depths_are_sums():
+    found = scan(0.1, 0.4, 0.2, kinds=["mlp", "attention", "mlp"])
+    assert [(group.name, group.layers) for group in found.kinds] == [("attention", 1), ("mlp", 2)]
+    assert found.kinds[1].kl == pytest.approx(0.3)
+    assert [group.name for group in found.depths] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("guess", [0, 3, 7, 12])
+@pytest.mark.parametrize("answer", [0, 1, 5, 11, 12, None])
+def test_the_fewest_are_found_from_any_guess(guess, answer):
+    tried = []
+
+    def holds(count: int) -> bool:
+        tried.append(count)
+        return answer is not None and count >= answer
+
+    assert sensitivity.fewest(12, guess, holds) == answer
+    assert len(tried) == len(set(tried)) <= 9
+
+
+def test_a_right_guess_costs_two_tries():
+    tried = []
+
+    def holds(count: int) -> bool:
+        tried.append(count)
+        return count >= 50
+
+    assert sensitivity.fewest(200, 50, holds) == 50
+    assert tried == [50, 49]
+
+
+def test_the_first_guess_scales_the_sums_to_the_whole():
+    assert sensitivity.first_guess([0.4, 0.3, 0.2, 0.1], 1.0, 0.31) == 2
+    assert sensitivity.first_guess([0.4, 0.3, 0.2, 0.1], 2.0, 0.31) == 3
+    assert sensitivity.first_guess([0.4, 0.3, 0.2, 0.1], 1.0, 1.0) == 0
+    assert sensitivity.first_guess([0.4, 0.3], 0.7, -0.1) == 2
+    assert sensitivity.first_guess([math.inf, 0.3], math.inf, 0.1) == 1
+
+
+def test_a_mix_is_measured_until_one_fewer_does_not_hold():
+    made = scan(0.4, 0.3, 0.2, 0.1, 0.05)
+    seen = []
+
+    def measure(kept: Sequence[Row]) -> Effect:
+        seen.append([row.layer.depth for row in kept])
+        return effect(2.0 * (1.05 - sum(row.nats.value for row in kept)))  # worse together than apart
+
+    found = sensitivity.keep(made, Budget(max_nats=0.31), measure)
+    assert found.holds
+    assert [row.layer.depth for row in found.rows] == [0, 1, 2]
+    assert found.nats.value == pytest.approx(0.3)
+    assert found.guess == 3
+    assert found.bytes_back == 300
+    assert [0, 1] in seen
+    assert found.perplexity == pytest.approx(math.exp(2.3))
+    json.dumps(found.record(), allow_nan=False)
+
+
+def test_a_format_that_holds_keeps_nothing():
+    def measure(kept: Sequence[Row]) -> Effect:
+        raise AssertionError("the whole format was measured already")
+
+    found = sensitivity.keep(scan(0.1, 0.2), Budget(max_nats=0.31), measure)
+    assert found.holds
+    assert found.rows == ()
+    assert found.bytes_back == 0
+
+
+def test_it_is_said_when_nothing_helps():
+    found = sensitivity.keep(scan(0.1, 0.2), Budget(max_nats=0.01), lambda kept: effect(0.05))
+    assert not found.holds
+    assert len(found.rows) == 2
+    assert found.nats.value == pytest.approx(0.05)
+
+
+def test_tables_are_not_kept():
+    made = scan(0.9, 0.3, 0.2, kinds=["head", "mlp", "mlp"], whole=0.5)
+    found = sensitivity.keep(made, Budget(max_nats=0.25), lambda kept: effect(0.5 - sum(r.nats.value for r in kept)))
+    assert [row.layer.kind for row in found.rows] == ["mlp"]
+
+
+def test_a_mix_that_gives_nan_does_not_hold():
+    def measure(kept: Sequence[Row]) -> Effect:
+        return effect(math.nan) if len(kept) < 2 else effect(0.1)
+
+    found = sensitivity.keep(scan(0.3, 0.2, 0.1), Budget(max_nats=0.4), measure)
+    assert len(found.rows) == 2
+
+
+def test_budgets_in_perplexity():
+    assert Budget(max_ratio=1.1).nats(10.0) == pytest.approx(math.log(1.1))
+    assert Budget(max_delta=1.0).nats(10.0) == pytest.approx(math.log(1.1))
+    assert Budget(max_delta=-20.0).nats(10.0) == -math.inf
+
+
+@pytest.mark.parametrize(
+    "limits, said",
+    [
+        ({}, "one of"),
+        ({"max_nats": 0.1, "max_ratio": 1.1}, "one of"),
+        ({"max_nats": math.nan}, "finite"),
+        ({"max_ratio": 0.0}, "above 0"),
+    ],
+)
+def test_budgets_without_sense(limits, said):
+    with pytest.raises(UsageError, match=said):
+        Budget(**limits)
