@@ -37,17 +37,31 @@ FORMAT = "quant_format"
 """The fixture that a test's format is parametrized by."""
 FORMAT_FIXTURES = {f"{name.replace('-', '_')}_model": name for name in FORMATS}
 _FIXTURES = frozenset(
-    {FORMAT, "quant_model", "reference_model", "quant_measure", "quant_benchmark", "calibration_set", *FORMAT_FIXTURES}
+    {
+        FORMAT,
+        "quant_model",
+        "reference_model",
+        "quant_measure",
+        "quant_scan",
+        "quant_benchmark",
+        "calibration_set",
+        *FORMAT_FIXTURES,
+    }
 )
 
-LATER = ("task_accuracy",)
-"""Announced, and an error until they measure: a gate that does nothing would be a green that means nothing."""
 MARKERS = {
     "quant": "(model, formats, reference, engine, revision, trust_remote_code, require_native, checkpoints, quantize): "
     "model and formats",
     "perplexity_delta": "(max, max_ratio, min_effect): perplexity above the reference's",
     "kl_divergence": "(max, p90, p95, p99, p999, max_bound, min_effect): nats a token from the reference",
     "token_agreement": "(min, min_effect): share of tokens that the reference puts first too",
+    "task_accuracy": "(task, max_drop, min_recovery, min_accuracy, min_effect, num_fewshot, limit, metric, filter, "
+    "apply_chat_template, fewshot_as_multiturn, system_instruction, include_path): accuracy on a task of lm-eval, item "
+    "by item against the reference's",
+    "generation_match": "(min, min_prefix, min_same, min_effect, prompts, max_new_tokens, chat_template, limit): share "
+    "of tokens that a greedy continuation has in common with the reference's",
+    "layer_sensitivity": "(max, max_kl, min_effect, of, numeric, strategy, group_size, windows): nats that the worst "
+    "layer costs, quantized alone",
     "throughput_ratio": "(min, min_effect, phase, batch_size, prompt_tokens, new_tokens, cache, compile): tokens/s, of "
     "the reference's",
     "energy_ratio": "(max, max_joules, min_effect, phase, batch_size, prompt_tokens, new_tokens, cache, compile): "
@@ -55,7 +69,6 @@ MARKERS = {
     "cost_ratio": "(max, max_usd, price, reference_price, min_effect, phase, batch_size, prompt_tokens, new_tokens, "
     "cache, compile): dollars a token, of the reference's",
     "memory_budget": "(max_gb, max_gib, max_ratio, min_effect, of, batch_size, context): bytes of what it names",
-    **dict.fromkeys(LATER, "(...): not known to this version of pytest-quant yet"),
 }
 """Each marker with its help."""
 
@@ -80,6 +93,7 @@ OPTIONS: tuple[tuple[str, str, str], ...] = (
         "A,B",
         "conditions that are usual on this runner (mig, ...): speeds under others become no baselines",
     ),
+    ("quant-tasks", "DIR", "folder of lm-eval tasks of your own, where task_accuracy names no include_path"),
     ("quant-matrix", "NAME", "support matrix: corrected (default), lesson, or the path of a TOML file"),
     ("quant-checkpoints", "FORMAT=PLACE,...", "what was quantized beforehand: a folder, a file or a hub id"),
     ("quant-calibration", "MIX", "NAME or 0.5*NAME,0.5*OTHER: what quantizers see (default: python-docstrings)"),

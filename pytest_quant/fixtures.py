@@ -14,9 +14,11 @@ from pytest_quant.run import ASKED, Run, skipped
 if TYPE_CHECKING:
     from pytest_quant.benchmarking import Benchmark
     from pytest_quant.corpora.calibration import CalibrationSet
+    from pytest_quant.formats.rounding import Rounding
     from pytest_quant.gates.measurement import Measurement
     from pytest_quant.hardware import Device
     from pytest_quant.hardware.matrix import Support
+    from pytest_quant.metrics.sensitivity import Kept, Scan
     from pytest_quant.model import ModelHandle
     from pytest_quant.targets import Target
 
@@ -79,6 +81,50 @@ def calibration_set(request: pytest.FixtureRequest) -> CalibrationSet:
     return drawn
 
 
+@pytest.fixture
+def quant_scan(request: pytest.FixtureRequest) -> Scanner:
+    """What each layer of the test's model costs in a format, and which to keep wide for a budget."""
+    return Scanner(request)
+
+
+class Scanner:
+    """``quant_scan("nf4")`` is a :class:`~pytest_quant.metrics.sensitivity.Scan`: ``rows``, the worst first, ``kinds``,
+    ``depths``, ``whole``. ``quant_scan.keep("nf4", max_delta=1.0)`` names the fewest layers that must stay wide.
+
+    In the place of a format may stand a rounding of the reference's own weights, as
+    ``pytest_quant.formats.rounding.Rounding("int8", "channel")``.
+    """
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self._session = request.config.stash[RUN].session
+        self._spec = _target(request).spec
+
+    def __call__(self, asked: str | Rounding, *, of: str = "layer", windows: int = 8) -> Scan:
+        """Scan, at the first call with these arguments; skips where the format cannot run here."""
+        try:
+            found: Scan = self._session.scan(self._spec, asked, of, windows)
+        except Unsupported as reason:
+            raise skipped(asked if isinstance(asked, str) else asked.name, reason) from None
+        return found
+
+    def keep(
+        self,
+        asked: str | Rounding,
+        *,
+        max_delta: float | None = None,
+        max_ratio: float | None = None,
+        max_nats: float | None = None,
+        of: str = "layer",
+        windows: int = 8,
+    ) -> Kept:
+        """The fewest layers that must stay wide for the rest to keep a limit, verified on the scan's windows."""
+        from pytest_quant.metrics.sensitivity import Budget
+
+        budget = Budget(max_nats=max_nats, max_delta=max_delta, max_ratio=max_ratio)
+        kept: Kept = self._session.keep(self._spec, asked, self(asked, of=of, windows=windows), budget)
+        return kept
+
+
 class Measure:
     """``quant_measure.perplexity_delta("nf4") <= 1.0``: each method takes a format and what its marker takes.
 
@@ -101,6 +147,18 @@ class Measure:
         """Share of positions at which both have the same most probable token."""
         return self._measure("token_agreement", format, limits)
 
+    def task_accuracy(self, format: str, **parameters: Any) -> Measurement:
+        """Drop of the accuracy on a task of lm-eval; parameters as the marker's (task, num_fewshot, limit, ...)."""
+        return self._measure("task_accuracy", format, parameters)
+
+    def generation_match(self, format: str, **parameters: Any) -> Measurement:
+        """Share of identical tokens in greedy continuations; parameters as the marker's (prompts, ...)."""
+        return self._measure("generation_match", format, parameters)
+
+    def layer_sensitivity(self, format: str, **parameters: Any) -> Measurement:
+        """Nats that the worst layer costs, quantized alone; parameters as the marker's (of, numeric, ...)."""
+        return self._measure("layer_sensitivity", format, parameters)
+
     def throughput_ratio(self, format: str, **parameters: Any) -> Measurement:
         """``tokens/s(format) / tokens/s(reference)``; parameters as the marker's (phase, batch_size, ...)."""
         return self._measure("throughput_ratio", format, parameters)
@@ -118,12 +176,12 @@ class Measure:
         return self._measure("memory_budget", format, parameters)
 
     def _measure(self, metric: str, format: str, parameters: dict[str, Any]) -> Measurement:
-        from pytest_quant import markers
+        from pytest_quant import markers, targets
 
         item = self._request.node
         run = self._request.config.stash[RUN]
         target = _target(self._request)
-        gate = markers.gate(metric, parameters, limits_required=False)
+        gate = targets.located(markers.gate(metric, parameters, limits_required=False), run.options.rootpath)
         try:
             measurement = run.measure(item.nodeid, target, format, gate)
         except Unsupported as reason:

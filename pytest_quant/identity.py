@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from pytest_quant.formats import registry
 from pytest_quant.gates.gate import Gate
 from pytest_quant.spec import ModelSpec
 
-_PRICES = ("price", "reference_price")
-"""Parameters that may also come from the run; :mod:`pytest_quant.speed` says which were taken."""
+_ELSEWHERE = ("price", "reference_price", "include_path", "prompts")
+"""Parameters of which ``detail`` says what they came to: prices that may also come from the run, files by their
+content."""
 
 
 def identity(
@@ -30,7 +32,9 @@ def identity(
     places = dict(spec.checkpoints)
     if place := places.get(format.name) or places.get(format.base):
         described["checkpoint"] = place.replace("\\", "/").rpartition("/")[2]  # of several in one suite
-    parameters = {name: value for name, value in gate.parameters if name not in _PRICES}
+    parameters = {name: value for name, value in gate.parameters if name not in _ELSEWHERE}
+    if str(parameters.get("task", "")).endswith((".yaml", ".yml")):
+        parameters["task"] = PurePath(parameters["task"]).stem
     found: dict[str, Any] = {
         "engine": spec.engine,
         "format": described,

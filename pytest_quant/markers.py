@@ -1,139 +1,51 @@
-"""The markers: each one's schema is a frozen dataclass, and a mistake in one names the test and the fix."""
+"""The markers of a test as gates; a mistake in one names the argument and the fix."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from itertools import product
 from typing import Any
 
 import pytest
 
-from pytest_quant.declarations import LATER
 from pytest_quant.errors import UsageError
 from pytest_quant.gates.gate import LIMITS, Gate
 from pytest_quant.metrics.workload import CACHES, PHASES
+from pytest_quant.schemas import GATES, Quant
 
-
-@dataclass(frozen=True)
-class Quant:
-    """``@pytest.mark.quant``: the model of a test and the formats that it is tested in."""
-
-    model: str | None = None
-    formats: tuple[str, ...] | None = None
-    reference: str | None = None
-    engine: str | None = None
-    revision: str | None = None
-    trust_remote_code: bool | None = None
-    require_native: bool | None = None
-    checkpoints: tuple[tuple[str, str], ...] | None = None
-    """Format and place of what was quantized beforehand."""
-    quantize: bool | None = None
-    """Whether a checkpoint that is not there is made."""
-
-
-@dataclass(frozen=True)
-class PerplexityDelta:
-    """``perplexity(format) - perplexity(reference) <= max``, in perplexity; or their ratio ``<= max_ratio``."""
-
-    max: float | None = None
-    max_ratio: float | None = None
-    min_effect: float | None = None
-    """The change since the baseline that matters, in nats a token; so in each marker, in its metric's unit."""
-
-
-@dataclass(frozen=True)
-class KLDivergence:
-    """Mean ``KL(reference || format) <= max``, nats a token, over the whole vocabulary; ``p90`` to ``p999`` limit
-    percentiles of all tokens, ``max_bound`` the lower bound that a stored reference gives."""
-
-    max: float | None = None
-    p90: float | None = None
-    p95: float | None = None
-    p99: float | None = None
-    p999: float | None = None
-    max_bound: float | None = None
-    min_effect: float | None = None
-
-
-@dataclass(frozen=True)
-class TokenAgreement:
-    """Share of positions at which format and reference have the same most probable token ``>= min``."""
-
-    min: float | None = None
-    min_effect: float | None = None
-
-
-@dataclass(frozen=True)
-class Timed:
-    """What is timed; a list of batch sizes, prompt or new tokens makes a gate of each combination."""
-
-    min_effect: float | None = None
-    phase: str = "decode"
-    batch_size: int = 1
-    prompt_tokens: int = 64
-    new_tokens: int = 32
-    cache: str | None = None
-    """``dynamic``, ``static``; by default static where ``compile`` is."""
-    compile: bool = False
-
-
-@dataclass(frozen=True)
-class ThroughputRatio(Timed):
-    """``tokens/s(format) / tokens/s(reference) >= min`` of a phase."""
-
-    min: float | None = None
-
-
-@dataclass(frozen=True)
-class EnergyRatio(Timed):
-    """Joules a token, of the format over the reference's ``<= max``, or of the format itself ``<= max_joules``."""
-
-    max: float | None = None
-    max_joules: float | None = None
-
-
-@dataclass(frozen=True)
-class CostRatio(Timed):
-    """Dollars a token, of the format over the reference's ``<= max``, or for a million tokens of the format
-    ``<= max_usd``; ``price`` is an hour of what the format runs on, ``reference_price`` of what the reference does."""
-
-    max: float | None = None
-    max_usd: float | None = None
-    price: float | None = None
-    reference_price: float | None = None
-
-
-@dataclass(frozen=True)
-class MemoryBudget:
-    """Bytes of ``weights``, of ``activations`` (what scoring a batch takes on top), at the ``peak`` (both) or of the
-    ``kv_cache``; ``max_gb`` counts 10**9, ``max_gib`` 2**30, ``max_ratio`` is against the reference."""
-
-    max_gb: float | None = None
-    max_gib: float | None = None
-    max_ratio: float | None = None
-    min_effect: float | None = None
-    of: str = "weights"
-    batch_size: int = 1
-    context: int = 512
-
-
-GATES: Mapping[str, type] = {
-    "perplexity_delta": PerplexityDelta,
-    "kl_divergence": KLDivergence,
-    "token_agreement": TokenAgreement,
-    "throughput_ratio": ThroughputRatio,
-    "energy_ratio": EnergyRatio,
-    "cost_ratio": CostRatio,
-    "memory_budget": MemoryBudget,
+_CHOICES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
+    "throughput_ratio": {"phase": PHASES, "cache": (None, *CACHES)},
+    "energy_ratio": {"phase": PHASES, "cache": (None, *CACHES)},
+    "cost_ratio": {"phase": PHASES, "cache": (None, *CACHES)},
+    "memory_budget": {"of": ("weights", "activations", "peak", "kv_cache")},
+    "layer_sensitivity": {"of": ("layer", "block"), "strategy": (None, "tensor", "channel", "group")},
 }
-_CHOICES = {"phase": PHASES, "cache": (None, *CACHES), "of": ("weights", "activations", "peak", "kv_cache")}
-_ABOVE_ZERO = ("min", "max_ratio", "max_gb", "max_gib", "max_joules", "max_usd")
-_RATIOS = ("kl_divergence", "energy_ratio", "cost_ratio")
+_ABOVE_ZERO = (
+    *("min", "max_ratio", "max_gb", "max_gib", "max_joules", "max_usd"),
+    *("min_recovery", "min_accuracy", "min_prefix", "min_same"),
+)
+_IN_NATS = ("perplexity_delta", "kl_divergence", "layer_sensitivity")
+_RATIOS = ("kl_divergence", "layer_sensitivity", "energy_ratio", "cost_ratio")
 """Metrics of which every limit must be above 0."""
 _PRICES = ("price", "reference_price")
 _COUNTS = ("batch_size", "prompt_tokens", "new_tokens", "context")
+_GRID = (*_COUNTS, "task", "num_fewshot")
+"""Parameters of which a list makes a gate of each."""
+_WHOLE: Mapping[str, int] = {
+    **dict.fromkeys((*_COUNTS, "limit", "max_new_tokens", "windows", "group_size"), 1),
+    "num_fewshot": 0,
+}
+"""Parameters that are whole numbers, and the least that they may be."""
+_WORDS = ("task", "metric", "filter", "system_instruction", "include_path", "numeric")
+_SWITCHES = ("apply_chat_template", "fewshot_as_multiturn", "chat_template")
+_SHARES = {
+    "token_agreement": ("min",),
+    "generation_match": ("min", "min_prefix", "min_same"),
+    "task_accuracy": ("max_drop", "min_accuracy"),
+}
+"""Limits that are shares, and cannot be above 1."""
 
 
 def quant(marks: Iterable[pytest.Mark]) -> Quant | None:
@@ -176,8 +88,6 @@ def gates(marks: Iterable[pytest.Mark]) -> tuple[Gate, ...]:
     the nearest counts."""
     found: dict[tuple[str, tuple[tuple[str, Any], ...]], Gate] = {}
     for mark in marks:
-        if mark.name in LATER:
-            raise UsageError(f"{mark.name} is not known to this version of pytest-quant yet; remove the marker")
         for new in _gates(mark) if mark.name in GATES else ():
             question = (new.metric, new.parameters)
             limits, effect = dict(new.limits), new.min_effect
@@ -188,6 +98,8 @@ def gates(marks: Iterable[pytest.Mark]) -> tuple[Gate, ...]:
     for gate in found.values():
         if not gate.limits:
             raise UsageError(f"{gate.metric} needs a limit beside min_effect: {_limit_names(gate.metric)}")
+        if gate.metric == "task_accuracy" and [name for name, _ in gate.limits] == ["min_accuracy"]:
+            raise UsageError("task_accuracy(min_accuracy=...) asks only for a sound reference; add max_drop=...")
     return tuple(found.values())
 
 
@@ -217,7 +129,7 @@ def gate(metric: str, arguments: Mapping[str, Any], *, limits_required: bool = T
 
 def _gates(mark: pytest.Mark) -> list[Gate]:
     """The gate of a marker or, where its counts are lists, one for each combination of them."""
-    grid = {name: mark.kwargs[name] for name in _COUNTS if isinstance(mark.kwargs.get(name), (list, tuple))}
+    grid = {name: mark.kwargs[name] for name in _GRID if isinstance(mark.kwargs.get(name), (list, tuple))}
     if any(not values for values in grid.values()):
         raise UsageError(f"{mark.name}: {next(name for name, values in grid.items() if not values)}=[] tests nothing")
     cells = (dict(zip(grid, cell, strict=True)) for cell in product(*grid.values()))
@@ -233,21 +145,31 @@ def _gate(mark: pytest.Mark, *, limits_required: bool = True) -> Gate:
     effect = None if arguments.get("min_effect") is None else _limit(mark, "min_effect", arguments["min_effect"])
     if not limits and effect is None and limits_required:
         raise UsageError(f"{mark.name} needs a limit: {_limit_names(mark.name)}")
-    parameters = {
-        f.name: arguments.get(f.name, f.default) for f in fields(schema) if f.name not in (*kinds, "min_effect")
-    }
+    defaults = {f.name: f.default for f in fields(schema) if f.name not in (*kinds, "min_effect")}
+    parameters = {name: arguments.get(name, default) for name, default in defaults.items()}
     for name, value in parameters.items():
-        if name in _CHOICES and value not in _CHOICES[name]:
-            choices = (choice for choice in _CHOICES[name] if choice is not None)
-            raise UsageError(f"{_shown(mark, name)} must be one of {', '.join(map(repr, choices))}")
+        choices = _CHOICES.get(mark.name, {}).get(name)
+        if choices is not None and value not in choices:
+            known = (choice for choice in choices if choice is not None)
+            raise UsageError(f"{_shown(mark, name)} must be one of {', '.join(map(repr, known))}")
         if name in _PRICES and value is not None:
             parameters[name] = _price(mark, name, value)
-        if name in _COUNTS and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise UsageError(f"{_shown(mark, name)} must be a whole number of 1 or more")
-    if parameters.get("of") == "weights":  # neither plays a part in them
+        if name in _WHOLE and not (value is None and defaults[name] is None):
+            _check_whole(mark, name, value)
+        if name in _WORDS and (value == "" or (value is not None and not isinstance(value, str))):
+            raise UsageError(f"{_shown(mark, name)} must be a text")
+        if name in _SWITCHES:
+            _require(mark, name, value, bool)
+    if mark.name == "memory_budget" and parameters["of"] == "weights":  # neither plays a part in them
         parameters.update(batch_size=1, context=512)
     if "phase" in parameters:
         _check_cache(mark, parameters)
+    if mark.name == "task_accuracy" and parameters["task"] is None:
+        raise UsageError('task_accuracy needs a task of lm-eval: task="arc_easy", or the path of a YAML file')
+    if mark.name == "generation_match":
+        parameters["prompts"] = _prompts(mark, parameters["prompts"])
+    if mark.name == "layer_sensitivity":
+        _check_rounding(mark, parameters)
     told = {name: value for name, value in parameters.items() if value is not None}
     return Gate(mark.name, tuple(sorted(limits.items())), tuple(sorted(told.items())), effect)
 
@@ -265,6 +187,33 @@ def _check_cache(mark: pytest.Mark, parameters: dict[str, Any]) -> None:
     parameters["cache"] = parameters["cache"] or ("static" if parameters["compile"] else "dynamic")
 
 
+def _check_whole(mark: pytest.Mark, name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < _WHOLE[name]:
+        raise UsageError(f"{_shown(mark, name)} must be a whole number of {_WHOLE[name]} or more")
+
+
+def _prompts(mark: pytest.Mark, value: Any) -> Any:
+    """A path, or texts."""
+    texts = list(value) if isinstance(value, (list, tuple)) else [value]
+    if value is not None and not (texts and all(isinstance(text, str) and text for text in texts)):
+        raise UsageError(f"{_shown(mark, 'prompts')} must be a list of texts, or the path of a JSONL or text file")
+    return tuple(texts) if isinstance(value, (list, tuple)) else value
+
+
+def _check_rounding(mark: pytest.Mark, parameters: Mapping[str, Any]) -> None:
+    """A rounding is whole or not there: what the numbers are, and what shares a scale."""
+    told = [name for name in ("numeric", "strategy", "group_size") if parameters[name] is not None]
+    if told and parameters["numeric"] is None:
+        raise UsageError(f'{mark.name}({told[0]}=...) needs numeric="int8" or the like beside it')
+    if parameters["numeric"] is not None:
+        from pytest_quant.formats.rounding import Rounding
+
+        try:
+            Rounding.asked(parameters["numeric"], parameters["strategy"], parameters["group_size"])
+        except UsageError as error:
+            raise UsageError(f"{mark.name}: {error}") from None
+
+
 def _price(mark: pytest.Mark, name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_finite(value) or value <= 0:
         raise UsageError(f"{_shown(mark, name)} must be dollars an hour, a number above 0")
@@ -279,13 +228,14 @@ def _limit(mark: pytest.Mark, name: str, value: Any) -> float:
         raise UsageError(f"{_shown(mark, name)} must be a finite number: no value is ever beyond {value}")
     if value < 0:
         raise UsageError(f"{_shown(mark, name)} must not be negative")
-    if name == "min_effect" and mark.name not in ("perplexity_delta", "kl_divergence") and value >= 1:
+    if name == "min_effect" and mark.name not in _IN_NATS and value >= 1:
         raise UsageError(f"{_shown(mark, name)} is a share and must be below 1; 0.01 is one percent")
-    if name == "min" and mark.name == "token_agreement" and value > 1:
-        raise UsageError(f"{_shown(mark, name)} is a share of tokens and can be at most 1")
+    if name in _SHARES.get(mark.name, ()) and value > 1:
+        units = "items" if mark.name == "task_accuracy" else "prompts" if name == "min_same" else "tokens"
+        raise UsageError(f"{_shown(mark, name)} is a share of {units} and can be at most 1")
     if value == 0 and (name in _ABOVE_ZERO or (mark.name in _RATIOS and name != "min_effect")):
         raise UsageError(
-            f"{_shown(mark, name)} must be above 0: it would {'always' if name == 'min' else 'never'} hold"
+            f"{_shown(mark, name)} must be above 0: it would {'always' if name.startswith('min') else 'never'} hold"
         )
     return float(value)
 

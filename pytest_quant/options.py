@@ -51,6 +51,7 @@ class Options:
     speed_budget: float
     price: float | None
     accept: tuple[str, ...]
+    tasks: Path | None
     json: Path | None
     plan: bool
     plan_device: str | None
@@ -93,6 +94,7 @@ def read(config: pytest.Config) -> Options:
         speed_budget=told.amount("quant-speed-budget") or 60.0,
         price=told.amount("quant-price"),
         accept=told.conditions("quant-accept"),
+        tasks=told.path("quant-tasks"),
         json=told.path("quant-json"),
         plan=told.flag("quant-plan"),
         plan_device=told.flag("quant-device"),

@@ -52,7 +52,7 @@ def record(test: str, gate: Gate, measurement: Measurement, limit: Judgement) ->
     if measurement.confidence is not None:
         data["confidence"] = measurement.confidence
     if measurement.windows is not None:
-        data["windows"] = {"used": measurement.windows[0], "total": measurement.windows[1]}
+        data[measurement.noun] = {"used": measurement.windows[0], "total": measurement.windows[1]}
     if measurement.rounds is not None:
         data["rounds"] = {"played": measurement.rounds, "budget_spent": measurement.spent}
     if measurement.bounds:
@@ -68,7 +68,7 @@ def record(test: str, gate: Gate, measurement: Measurement, limit: Judgement) ->
         for name, q in measurement.quantities.items()
         if name != measurement.main
     }
-    if (gate.is_quality or gate.is_timed) and others:
+    if gate.metric != "memory_budget" and others:
         data["statistics"] = others
         limited = {LIMITS[gate.metric][name].quantity for name, _ in gate.limits}
         if len(limited) == 1 and measurement.main not in limited:
@@ -77,6 +77,8 @@ def record(test: str, gate: Gate, measurement: Measurement, limit: Judgement) ->
         data["reason"] = limit.reason
     if note := "; ".join(filter(None, (limit.note, measurement.remark))):
         data["note"] = note
+    if measurement.detail:
+        data["detail"] = dict(measurement.detail)
     data.update({name: number for name, number in measurement.figures.items() if math.isfinite(number)})
     data["limit_shown"] = ", ".join(LIMITS[gate.metric][name].shown(name, value) for name, value in gate.limits)
     return data

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,7 @@ class Run:
             speed_budget=told.speed_budget,
             price=told.price,
             accept=told.accept,
+            tasks=told.tasks,
             workers=getattr(self.config, "workerinput", {}).get("workercount", 0),
         )
         return Session(settings, for_config(self.config))
@@ -173,6 +175,7 @@ class Run:
         item.stash[OUTCOMES] = outcomes
         cannot: list[BaseException] = []
         changed = self.session.drop_changed() if questions else []
+        explained: set[str] = set()
         for name, gate in questions:
             if changed:
                 error = NotMeasured(
@@ -182,7 +185,11 @@ class Run:
                 outcomes.append(self._not_measured(item.nodeid, target, name, gate, error))
                 continue
             try:
-                outcomes.append(self._judge_one(item.nodeid, target, name, gate))
+                outcome, judge = self._judge_one(item.nodeid, target, name, gate)
+                if outcome.broken_quality and name not in explained:  # once a format: other gates see the same windows
+                    explained.add(name)
+                    outcome = self._explained(target, name, gate, outcome, judge)
+                outcomes.append(outcome)
             except Unsupported as reason:
                 cannot.append(skipped(name, reason))
         broken = [outcome for outcome in outcomes if outcome.breaks]
@@ -205,15 +212,21 @@ class Run:
     def _measure(self, target: Target, name: str, gate: Gate, judge: Judge) -> Measurement:
         return self.session.measure(target.spec, name, gate, enough=judge.enough, questions=judge.questions)
 
-    def _judge_one(self, test: str, target: Target, name: str, gate: Gate) -> Outcome:
+    def _judge_one(self, test: str, target: Target, name: str, gate: Gate) -> tuple[Outcome, Judge]:
         judge = self._judge(test, gate)
         try:
             measurement = self._measure(target, name, gate, judge)
         except (Unsupported, UsageError):
             raise
         except QuantError as error:
-            return self._not_measured(test, target, name, gate, error)
-        return judge.decide(measurement, lambda count: self.session.reference_now(target.spec, count))
+            return self._not_measured(test, target, name, gate, error), judge
+        return judge.decide(measurement, lambda count: self.session.reference_now(target.spec, count)), judge
+
+    def _explained(self, target: Target, name: str, gate: Gate, outcome: Outcome, judge: Judge) -> Outcome:
+        """The outcome with what is behind it: windows, layers, what to do next."""
+        before = None if outcome.record["verdict"] == "failed" else judge.before
+        found = self.session.explain(target.spec, name, gate, before=before)
+        return outcome if found is None else replace(outcome, record={**outcome.record, "explanation": found})
 
     def _not_measured(self, test: str, target: Target, name: str, gate: Gate, error: QuantError) -> Outcome:
         from pytest_quant.gates.verdict import Verdict

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
-from types import MappingProxyType
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_quant import room
 from pytest_quant.engines.memory import drop_frames, first_line, give_back, origin_out_of_memory, recover
 from pytest_quant.errors import NotMeasured, QuantError
 from pytest_quant.formats import registry
-from pytest_quant.gates.gate import Gate, decided
+from pytest_quant.gates.gate import Gate
 from pytest_quant.gates.measurement import Measurement
-from pytest_quant.gates.narrow import is_narrow
-from pytest_quant.identity import identity
+from pytest_quant.measuring import Measuring, Question
 from pytest_quant.model import ModelHandle
 from pytest_quant.models import Models, check
 from pytest_quant.progress import Progress
@@ -30,18 +26,25 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pytest_quant.accuracy import Accuracy
     from pytest_quant.checkpoints.shelf import Checkpoint
+    from pytest_quant.continuations import Continuations
     from pytest_quant.difference import Difference
     from pytest_quant.engines.source import ModelSource
+    from pytest_quant.explaining import Explainer
     from pytest_quant.formats.format import Format
+    from pytest_quant.formats.rounding import Rounding
     from pytest_quant.hardware import Device
     from pytest_quant.hardware.matrix import Matrix, Support
     from pytest_quant.memory import Memory
+    from pytest_quant.metrics.sensitivity import Budget, Kept, Scan
     from pytest_quant.population import Population
-    from pytest_quant.quality import Pair, Quality
+    from pytest_quant.quality import Quality
     from pytest_quant.quantizing import Quantizing
     from pytest_quant.room import Need
-    from pytest_quant.speed import Found, Speed
+    from pytest_quant.samples import Sample
+    from pytest_quant.sensitivity import Sensitivity
+    from pytest_quant.speed import Speed
 
 Result = TypeVar("Result")
 
@@ -55,7 +58,8 @@ class Session:
 
     def __init__(self, settings: Settings, progress: Progress) -> None:
         self.settings = settings
-        self._progress = progress
+        self.progress = progress
+        self._scans: dict[tuple[ModelSpec, str | Rounding, str, int], Scan] = {}
         self._fingerprints: dict[ModelSource, str] = {}
 
     @cached_property
@@ -82,13 +86,13 @@ class Session:
 
     @cached_property
     def models(self) -> Models:
-        return Models(self.device, self.matrix, self._progress, self._checkpoint)
+        return Models(self.device, self.matrix, self.progress, self._checkpoint)
 
     @cached_property
     def quantizing(self) -> Quantizing:
         from pytest_quant.quantizing import Quantizing
 
-        return Quantizing(self.settings, self.device, self._fingerprint, self._progress)
+        return Quantizing(self.settings, self.device, self.fingerprint, self.progress)
 
     @cached_property
     def population(self) -> Population:
@@ -100,7 +104,7 @@ class Session:
     def quality(self) -> Quality:
         from pytest_quant.quality import Quality
 
-        return Quality(self.settings, self.device, self.population, self.model, self._fingerprint, self._progress)
+        return Quality(self.settings, self.device, self.population, self.model, self.fingerprint, self.progress)
 
     @cached_property
     def difference(self) -> Difference:
@@ -115,10 +119,38 @@ class Session:
         return Memory(self.device, self.models, self._stream)
 
     @cached_property
+    def accuracy(self) -> Accuracy:
+        from pytest_quant.accuracy import Accuracy
+
+        return Accuracy(self.settings, self.device, self.model, self.fingerprint, self.progress)
+
+    @cached_property
+    def continuations(self) -> Continuations:
+        from pytest_quant.continuations import Continuations
+
+        return Continuations(self.settings, self.population, self.model, self.progress)
+
+    @cached_property
+    def sensitivity(self) -> Sensitivity:
+        from pytest_quant.sensitivity import Sensitivity
+
+        return Sensitivity(self.settings, self.device, self.population, self.model, self.progress)
+
+    @cached_property
+    def _explainer(self) -> Explainer:
+        from pytest_quant.explaining import Explainer
+
+        return Explainer(self.settings, self.device, self.population, self.quality, self.model, self.check)
+
+    @cached_property
+    def _measuring(self) -> Measuring:
+        return Measuring(self)
+
+    @cached_property
     def speed(self) -> Speed:
         from pytest_quant.speed import Speed
 
-        return Speed(self.settings, self.device, self.matrix, self.models, self._stream, self._progress)
+        return Speed(self.settings, self.device, self.matrix, self.models, self._stream, self.progress)
 
     def check(self, spec: ModelSpec, format_name: str) -> Support:
         """May this format run here? Raises :class:`~pytest_quant.errors.Unsupported`; loads nothing."""
@@ -146,30 +178,63 @@ class Session:
     ) -> Measurement:
         """The gate's metric of the format.
 
-        Quality is measured window by window until the gate's limits and ``enough`` are decided, or all windows are
-        scored; without limits all are. Speed, energy and cost are timed round by round in the same way, until the
-        budget is spent. ``questions`` share the error of the gate's confidence: one for each limit, and what ``enough``
-        decides. Memory is measured at the first call.
+        Quality is measured window by window (item by item, prompt by prompt) until the gate's limits and ``enough`` are
+        decided, or all are scored; without limits all are. Speed, energy and cost are timed round by round in the same
+        way, until the budget is spent. ``questions`` share the error of the gate's confidence: one for each limit, and
+        what ``enough`` decides. Memory is measured at the first call.
         Raises :class:`~pytest_quant.errors.NotMeasured`, ``Unsupported`` or ``UsageError``.
         """
-        shares = questions or max(len(gate.limits), 1)
+        alpha = (1.0 - self.settings.confidence) / (questions or max(len(gate.limits), 1))
+        asked = Question(spec, format_name, gate, enough, alpha)
 
         def needed() -> Need | None:
             return self.memory.needed(spec, format_name, gate)
 
         if gate.is_quality:
-            return self._in_memory(gate.metric, lambda: self._quality(spec, format_name, gate, enough, shares))
+            return self._in_memory(gate.metric, lambda: self._measuring.windows(asked))
+        if gate.is_sampled:
+            return self._in_memory(gate.metric, lambda: self._measuring.units(asked))
         if gate.is_timed:
-            return self._in_memory(gate.metric, lambda: self._timed(spec, format_name, gate, enough, shares), needed)
-        return self._in_memory(gate.metric, lambda: self._memory_budget(spec, format_name, gate), needed)
+            return self._in_memory(gate.metric, lambda: self._measuring.rounds(asked), needed)
+        if gate.is_scan:
+            return self._in_memory(gate.metric, lambda: self._measuring.layers(asked))
+        return self._in_memory(gate.metric, lambda: self._measuring.bytes(asked), needed)
+
+    def scan(self, spec: ModelSpec, asked: str | Rounding, of: str, windows: int) -> Scan:
+        """What each layer costs that is put into a format, or rounded, alone; made once."""
+        key = (spec, asked, of, windows)
+        if key not in self._scans:
+            work = partial(self.sensitivity.scan, spec, asked, of=of, windows=windows)
+            self._scans[key] = self._in_memory("the scan", work)
+        return self._scans[key]
+
+    def keep(self, spec: ModelSpec, asked: str | Rounding, scan: Scan, budget: Budget) -> Kept:
+        """The fewest of a scan's layers that must stay wide for a budget."""
+        return self._in_memory("what to keep wide", partial(self.sensitivity.keep, spec, asked, scan, budget))
+
+    def sample(self, spec: ModelSpec, format_name: str, gate: Gate) -> Sample:
+        """The population of a gate that is answered from items or prompts, as far as it was drawn."""
+        room = self.accuracy if gate.metric == "task_accuracy" else self.continuations
+        return room.sample(spec, format_name, gate)
+
+    def explain(
+        self, spec: ModelSpec, format_name: str, gate: Gate, *, before: Sequence[float] | None = None
+    ) -> Mapping[str, Any] | None:
+        """What is behind a broken quality gate, as plain data; None where nothing was scored for it. ``before`` is what
+        each window got in the baseline, where that is what broke it. Raises nothing."""
+        try:
+            found = self._explainer.explain(spec, format_name, gate, before=before)
+        finally:
+            self.progress.clear()
+        return None if found is None else found.record()
 
     def drop_changed(self) -> list[str]:
         """Give back every model that a test's body changed, and forget what it answered; returns their formats."""
         changed = self.models.drop_changed()
         for spec, _ in changed:
-            self.quality.forget(spec)
-            self.speed.forget(spec)
-            self.memory.forget(spec)
+            for asked in (self.quality, self.speed, self.memory, self.accuracy, self.continuations):
+                asked.forget(spec)
+            self._scans = {key: scan for key, scan in self._scans.items() if key[0] != spec}
         return [name for _, name in changed]
 
     def recover(self) -> None:
@@ -202,154 +267,7 @@ class Session:
                 f"out of memory while measuring {what}: {said}; after it was given back {there}"
             ) from None
         finally:
-            self._progress.clear()
-
-    def _quality(
-        self, spec: ModelSpec, format_name: str, gate: Gate, enough: Callable[[Measurement], bool], questions: int
-    ) -> Measurement:
-        from pytest_quant.stats.sequence import MIN_WINDOWS, next_look
-
-        self.model(spec, format_name)  # a format that cannot run here is skipped before anything is scored
-        self._require_unchanged(spec)
-        pair = self.quality.pair(spec, format_name, gate)
-        total = self.quality.total(spec)
-        alpha = (1.0 - self.settings.confidence) / questions
-        early = bool(gate.limits) and not self.settings.full
-        look = min(MIN_WINDOWS, total) if early else total
-        shown = ""
-        with self._saving(spec):
-            while True:
-                while len(pair.scores) < look:
-                    self.quality.extend(spec, format_name, pair)
-                    scored = f"{len(pair.scores)}/{total} windows"
-                    self._progress.show(f"{format_name}: scoring {spec.source.short} {scored}{shown}")
-                if len(pair.scores) < total and early:
-                    measured = self._from_windows(spec, format_name, gate, pair, alpha, at_the_end=False)
-                    if not (decided(measured, gate.limits) and enough(measured)):
-                        shown = f", {gate.metric} {measured.quantity}"
-                        look = min(next_look(len(pair.scores)), total)
-                        continue
-                return self._from_windows(spec, format_name, gate, pair, alpha, at_the_end=True)
-
-    def _require_unchanged(self, spec: ModelSpec) -> None:
-        """:class:`NotMeasured` where a test changed a model that is to be scored: its word would be kept for others."""
-        if changed := [name for of, name in self.models.changed() if of == spec]:
-            raise NotMeasured(
-                f"the test's body changed the {' and the '.join(changed)} model that its gates would measure (modules, "
-                f"hooks, mode or weights); change a copy"
-            )
-
-    @contextlib.contextmanager
-    def _saving(self, spec: ModelSpec) -> Iterator[None]:
-        """Keep what was learned of the reference, also where the work was interrupted; then without a word."""
-        try:
-            yield
-        except BaseException:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                self.quality.save(spec)
-            raise
-        self.quality.save(spec)
-
-    def _from_windows(
-        self, spec: ModelSpec, format_name: str, gate: Gate, pair: Pair, alpha: float, *, at_the_end: bool
-    ) -> Measurement:
-        """The measurement that the windows scored so far give; at the end with everything that is reported."""
-        from pytest_quant.metrics.answer import answer
-
-        evidence = self.quality.evidence(spec, format_name, pair)
-        evidence.check()
-        found = answer(gate, evidence, alpha, all_quantities=at_the_end)
-        known = self.quality.known(spec)
-        caveat = (
-            f"from the stored reference only a lower bound is known (over its top {known.top_k} tokens); limit that "
-            f"with max_bound, or let the {spec.reference} reference be loaded"
-        )
-        measured = self._measurement(
-            spec,
-            format_name,
-            gate,
-            found.main,
-            found.quantities,
-            found.figures,
-            protocol=self.quality.identity(spec),
-            detail={"bound": {"top_k": known.top_k}} if found.main == "bound" else {},
-        )
-        return replace(
-            measured,
-            windows=(len(evidence.scores), evidence.total),
-            confidence=None if evidence.complete else self.settings.confidence,
-            alpha=alpha,
-            scores=tuple(found.scores),
-            reference_scores=tuple(evidence.reference_nll),
-            weights=tuple(float(weight) for weight in found.weights),
-            reference_stored=0 if pair.beside else min(known.stored, len(evidence.scores)),
-            lower_bounds=found.lower_bounds,
-            caveat=caveat if found.lower_bounds else "",
-        )
-
-    def _timed(
-        self, spec: ModelSpec, format_name: str, gate: Gate, enough: Callable[[Measurement], bool], questions: int
-    ) -> Measurement:
-        proof = self.difference.prove(spec, format_name).figures()  # later it may be loaded anew, in turns
-        alpha = (1.0 - self.settings.confidence) / questions
-
-        def settled(found: Found) -> bool:
-            now = self._from_rounds(spec, format_name, gate, found, alpha)
-            clear = decided(now, gate.limits) if gate.limits else is_narrow(now)
-            return clear and enough(now)
-
-        found = self.speed.measure(spec, format_name, gate, alpha, settled)
-        return replace(self._from_rounds(spec, format_name, gate, found, alpha), proof=proof)
-
-    def _from_rounds(self, spec: ModelSpec, format_name: str, gate: Gate, found: Found, alpha: float) -> Measurement:
-        """The measurement that the rounds played so far give, but for the proof."""
-        measured = self._measurement(
-            spec, format_name, gate, found.main, found.quantities, found.figures, detail=found.detail, proof={}
-        )
-        return replace(
-            measured,
-            confidence=self.settings.confidence,
-            alpha=alpha,
-            rounds=found.rounds,
-            spent=found.spent,
-            bounds=found.bounds,
-            conditions=found.conditions,
-            remark=found.remark,
-        )
-
-    def _memory_budget(self, spec: ModelSpec, format_name: str, gate: Gate) -> Measurement:
-        self.model(spec, format_name)
-        quantities, figures = self.memory.measure(spec, format_name, gate)
-        return self._measurement(spec, format_name, gate, "bytes", quantities, figures)
-
-    def _measurement(
-        self,
-        spec: ModelSpec,
-        format_name: str,
-        gate: Gate,
-        main: str,
-        quantities: Any,
-        figures: Any,
-        protocol: Any = None,
-        detail: Mapping[str, Any] = MappingProxyType({}),
-        proof: Mapping[str, Any] | None = None,
-    ) -> Measurement:
-        if proof is None:
-            corpus = None if protocol is None else protocol["corpus"]["sha256"]
-            proof = self.model(spec, format_name).figures(corpus)
-        return Measurement(
-            metric=gate.metric,
-            model=spec.source.short,
-            format=format_name,
-            engine=spec.engine,
-            main=main,
-            quantities=quantities,
-            identity=identity(spec, format_name, gate, self._fingerprint(spec.source), detail, protocol),
-            reference=spec.reference if gate.needs_reference else None,
-            figures=figures,
-            proof=proof,
-        )
+            self.progress.clear()
 
     def _checkpoint(self, spec: ModelSpec, format: Format) -> Checkpoint | None:
         return self.quantizing.get(spec, format)
@@ -357,10 +275,11 @@ class Session:
     def _stream(self, handle: ModelHandle, spec: ModelSpec) -> NDArray[np.int64]:
         return self.population.stream(spec.source, handle.loaded.vocabulary)
 
-    def _fingerprint(self, source: ModelSource) -> str:
+    def fingerprint(self, source: ModelSource) -> str:
+        """Hash of the model's files."""
         from pytest_quant.engines.fingerprint import fingerprint
 
         if source not in self._fingerprints:
-            self._progress.show(f"hashing {source.short}")
+            self.progress.show(f"hashing {source.short}")
             self._fingerprints[source] = fingerprint(source, self.settings.cache_dir)
         return self._fingerprints[source]

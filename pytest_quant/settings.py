@@ -44,5 +44,7 @@ class Settings:
     """Format and place of each checkpoint that was made beforehand; a marker may name others."""
     quantize: bool = False
     """Make checkpoints that are not there."""
+    tasks: Path | None = None
+    """Folder of lm-eval tasks of one's own."""
     calibration: Calibration | None = None
     """None: whatever a checkpoint in the cache was calibrated on; :class:`Calibration`'s defaults where one is made."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
-from pytest_quant import markers
+from pytest_quant import markers, schemas
+from pytest_quant.cache import expanded
 from pytest_quant.declarations import FORMAT, FORMAT_FIXTURES
 from pytest_quant.engines.source import ModelSource
 from pytest_quant.errors import UsageError
@@ -17,6 +19,8 @@ from pytest_quant.options import Options, local_folder, local_place
 from pytest_quant.spec import ModelSpec
 
 ENGINES = ("transformers", "vllm")
+_BY_HAND = {"quant_measure", "quant_scan"}
+"""Fixtures that are told in the test's body which format is meant."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def formats_to_parametrize(function: pytest.Item, fixtures: Collection[str], opt
             f"quant(formats=...) names {', '.join(marked or ())}, but the test asks for {', '.join(by_fixture)} by "
             f"fixture, which its gates would be for; use quant_model, or leave formats out"
         )
-    if not in_turn and (by_fixture or "quant_measure" in fixtures):
+    if not in_turn and (by_fixture or _BY_HAND & set(fixtures)):
         return ()
     if marked is not None:
         return marked
@@ -79,8 +83,8 @@ def formats_to_parametrize(function: pytest.Item, fixtures: Collection[str], opt
 def resolve(node: pytest.Item, fixtures: Collection[str], formats: tuple[str, ...], options: Options) -> Target:
     """What a test asks for, in these formats; :class:`UsageError` for a mistake in a marker, or no model anywhere."""
     marks = list(node.iter_markers())
-    marker = markers.quant(marks) or markers.Quant()
-    gates = markers.gates(marks)
+    marker = markers.quant(marks) or schemas.Quant()
+    gates = tuple(located(gate, options.rootpath) for gate in markers.gates(marks))
     markers.check_stacked((place, mark) for place, mark in node.iter_markers_with_node())
     spec = _spec(marker, options)
     if registry.get(spec.reference).quantized:
@@ -101,12 +105,21 @@ def resolve(node: pytest.Item, fixtures: Collection[str], formats: tuple[str, ..
         formats=gated if gates else formats,
         gates=gates,
         needs_reference=needs_reference or "reference_model" in fixtures,
-        imperative="quant_measure" in fixtures,
+        imperative=bool(_BY_HAND & set(fixtures)),
         asks_for_reference="reference_model" in fixtures or spec.reference in formats,
     )
 
 
-def _spec(marker: markers.Quant, options: Options) -> ModelSpec:
+def located(gate: Gate, rootpath: Path) -> Gate:
+    """The gate with its relative folders and files as seen from the rootdir."""
+    parameters = []
+    for name, value in gate.parameters:
+        path = isinstance(value, str) and (name in ("include_path", "prompts") or value.endswith((".yaml", ".yml")))
+        parameters.append((name, str(rootpath / expanded(value)) if path else value))
+    return replace(gate, parameters=tuple(parameters))
+
+
+def _spec(marker: schemas.Quant, options: Options) -> ModelSpec:
     model = local_folder(options.rootpath, marker.model) or options.model
     if model is None:
         raise UsageError("no model: give quant(model=...), --quant-model=MODEL or the ini option quant_model")

@@ -9,7 +9,7 @@ from typing import Any
 
 from pytest_quant import baseline, records
 from pytest_quant.blame import blame
-from pytest_quant.gates.gate import QUALITY, Gate, judge
+from pytest_quant.gates.gate import QUALITY, SAMPLED, SCANNED, Gate, judge
 from pytest_quant.gates.measurement import Measurement
 from pytest_quant.gates.narrow import is_narrow
 from pytest_quant.gates.regression import change, smallest_change
@@ -73,6 +73,14 @@ class Outcome:
     question: Mapping[str, Any] = field(default_factory=dict)
     """Metric with its parameters, and format: what pruning must not take for stale."""
 
+    @property
+    def broken_quality(self) -> bool:
+        """Whether scored windows broke its limit, or are worse than the baseline's."""
+        if self.record["metric"] not in QUALITY or not self.breaks:
+            return False
+        found = self.record.get("baseline") or {}
+        return self.record["verdict"] == "failed" or found.get("verdict") == "regressed"
+
 
 @dataclass(frozen=True)
 class _Found:
@@ -106,6 +114,12 @@ class Judge:
     def questions(self) -> int:
         """How many questions share the gate's error: one for each limit, and one for the baseline."""
         return max(len(self._gate.limits) + self._policy.compares, 1)
+
+    @property
+    def before(self) -> Sequence[float] | None:
+        """What the baseline holds of each window; None where there is none that may be compared."""
+        entry = None if self._found is None else self._found.entry
+        return None if entry is None else entry.scores
 
     def enough(self, now: Measurement) -> bool:
         """Whether the baseline's part of the verdict needs no more windows or rounds. What will be recorded needs all
@@ -248,7 +262,7 @@ def _breaks(found: BaselineVerdict, policy: Policy) -> bool:
 
 def _elsewhere(now: Measurement, device: Device, policy: Policy) -> tuple[str, baseline.Entry] | None:
     stored = now.identity["metric"].get("of") in _STORED
-    if now.metric not in QUALITY and not stored:
+    if now.metric not in (*QUALITY, *SAMPLED, *SCANNED) and not stored:
         return None
     for key, path in baseline.find_other_hardware(policy.root, device.key, now.model):
         file = baseline.read(path)

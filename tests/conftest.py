@@ -152,6 +152,8 @@ def libraries(tiny_llama) -> None:
     import hypothesis  # noqa: F401  its plugin imports it at the end of each run
     import optimum.quanto  # noqa: F401
     import torchao  # noqa: F401
+    from lm_eval.models import huggingface  # noqa: F401
+    from lm_eval.tasks import TaskManager  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
     import pytest_quant

@@ -38,6 +38,16 @@ class Gate:
         """Whether it is answered from scored windows."""
         return self.metric in QUALITY
 
+    @property
+    def is_sampled(self) -> bool:
+        """Whether it is answered from units of a population of its own: items of a task, prompts."""
+        return self.metric in SAMPLED
+
+    @property
+    def is_scan(self) -> bool:
+        """Whether it is answered from one layer after the other."""
+        return self.metric in SCANNED
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -58,16 +68,21 @@ class LimitKind:
     symbol: str = ""
     nothing: float = 0.0
     """The value of a format that is exactly as good as the reference."""
+    word: str = ""
+    """What the table calls the limit, where ``max`` or ``min`` does not say on what it is."""
+    subject: str = ""
+    """What stands before a value that keeps the limit or does not, where it is not the metric's own."""
 
     def shown(self, name: str, value: float) -> str:
         unit = self.symbol if self.symbol == "x" else f" {self.symbol}"
-        said = "bound" if name == "max_bound" else name.split("_")[0]
-        return f"{said} {value:g}{unit}".rstrip()
+        return f"{self.word or name.split('_')[0]} {value:g}{unit}".rstrip()
 
     def smaller_is_better(self, name: str) -> bool:
         return not name.startswith("min")
 
 
+NO_DIFFERENCE = -math.inf
+"""Of a limit that is not on a difference: none is too small to be told from nothing."""
 LIMITS: Mapping[str, Mapping[str, LimitKind]] = {
     "perplexity_delta": {
         "max": LimitKind("delta", symbol="ppl"),
@@ -79,9 +94,25 @@ LIMITS: Mapping[str, Mapping[str, LimitKind]] = {
         "p95": LimitKind("p95", symbol="nats"),
         "p99": LimitKind("p99", symbol="nats"),
         "p999": LimitKind("p999", symbol="nats"),
-        "max_bound": LimitKind("bound", symbol="nats"),
+        "max_bound": LimitKind("bound", symbol="nats", word="bound"),
     },
     "token_agreement": {"min": LimitKind("share", nothing=1.0)},
+    "task_accuracy": {
+        "max_drop": LimitKind("drop", subject="a drop of "),
+        "min_recovery": LimitKind("recovery", symbol="x", nothing=1.0, subject="a recovery of "),
+        "min_accuracy": LimitKind(
+            "reference_accuracy", word="reference min", nothing=NO_DIFFERENCE, subject="the reference's accuracy of "
+        ),
+    },
+    "generation_match": {
+        "min": LimitKind("share", nothing=1.0),
+        "min_prefix": LimitKind("prefix", nothing=1.0, word="prefix min", subject="a common beginning of "),
+        "min_same": LimitKind("same", nothing=1.0, word="same min", subject="the share of unchanged prompts of "),
+    },
+    "layer_sensitivity": {
+        "max": LimitKind("nats", symbol="nats"),
+        "max_kl": LimitKind("kl", symbol="nats", word="KL max", subject="a KL divergence of "),
+    },
     "throughput_ratio": {"min": LimitKind("ratio", symbol="x")},
     "energy_ratio": {"max": LimitKind("ratio", symbol="x"), "max_joules": LimitKind("joules", symbol="J/tok")},
     "cost_ratio": {"max": LimitKind("ratio", symbol="x"), "max_usd": LimitKind("usd", symbol="$/Mtok")},
@@ -94,6 +125,10 @@ LIMITS: Mapping[str, Mapping[str, LimitKind]] = {
 """The limits that each metric's marker takes."""
 QUALITY = ("perplexity_delta", "kl_divergence", "token_agreement")
 """The metrics that are answered from scored windows."""
+SAMPLED = ("task_accuracy", "generation_match")
+"""The metrics that are answered from units of a population of their own."""
+SCANNED = ("layer_sensitivity",)
+"""The metrics that are answered from one layer after the other."""
 TIMED = ("throughput_ratio", "energy_ratio", "cost_ratio")
 """The metrics that are answered from rounds of timed runs."""
 
@@ -120,7 +155,10 @@ def judge(measurement: Measurement, limits: tuple[tuple[str, float], ...]) -> Ju
     A value that is not finite never passes.
     """
     kinds = LIMITS[measurement.metric]
-    found = [_judge_one(_quantity(measurement, kinds[n].quantity), n, kinds[n], limit) for n, limit in limits]
+    found = [
+        _judge_one(measurement.metric, _quantity(measurement, kinds[n].quantity), n, kinds[n], limit)
+        for n, limit in limits
+    ]
     note = "; ".join(filter(None, (_too_tight(measurement, n, kinds[n], limit) for n, limit in limits)))
     for verdict in (Verdict.FAILED, Verdict.INCONCLUSIVE):
         if reasons := [one.reason for one in found if one.verdict is verdict]:
@@ -139,23 +177,30 @@ def _too_tight(measurement: Measurement, name: str, kind: LimitKind, limit: floa
     quantity = measurement.quantities[kind.quantity]
     if not quantity.detectable > abs(limit - kind.nothing) or measurement.windows is None:
         return ""
+    more = "text" if measurement.noun == "windows" else measurement.noun
     if not math.isfinite(quantity.detectable):
-        return f"{kind.shown(name, limit)} is tested on a single window, which is no sample of anything; give more text"
+        return (
+            f"{kind.shown(name, limit)} is tested on a single {measurement.noun[:-1]}, which is no sample of anything; "
+            f"give more {more}"
+        )
     return (
-        f"{kind.shown(name, limit)} is tighter than {measurement.windows[1]} windows can test: as a sample of such "
-        f"text they detect differences from {quantity.detectable:.2g}{_unit(kind.symbol or quantity.unit)} up; give "
-        f"more text or a wider limit"
+        f"{kind.shown(name, limit)} is tighter than {measurement.windows[1]} {measurement.noun} can test: as a sample "
+        f"of such {more} they detect differences from "
+        f"{quantity.detectable:.2g}{_unit(measurement.metric, kind.symbol or quantity.unit)} up; give more {more} or a "
+        f"wider limit"
     )
 
 
-def _unit(unit: str) -> str:
+def _unit(metric: str, unit: str) -> str:
     """A unit as it stands behind a number."""
-    return " of tokens" if unit == "share" else f" {unit}"
+    if unit == "share":
+        return {"task_accuracy": " of items"}.get(metric, " of tokens")
+    return f" {unit}"
 
 
-def _judge_one(quantity: Quantity, name: str, kind: LimitKind, limit: float) -> Judgement:
+def _judge_one(metric: str, quantity: Quantity, name: str, kind: LimitKind, limit: float) -> Judgement:
     value, low, high = (number / kind.unit for number in (quantity.value, quantity.low, quantity.high))
-    unit = _unit(kind.symbol or quantity.unit)
+    unit = "" if kind.subject and quantity.unit == "share" else _unit(metric, kind.symbol or quantity.unit)
     if not math.isfinite(value) or math.isnan(low) or math.isnan(high):
         broken = value if not math.isfinite(value) else math.nan
         return Judgement(Verdict.FAILED, f"{broken}{unit} is not a finite number")
@@ -163,7 +208,7 @@ def _judge_one(quantity: Quantity, name: str, kind: LimitKind, limit: float) -> 
     if (high <= limit) if smaller_is_better else (low >= limit):
         return Judgement(Verdict.PASSED)
     side, bound = ("above", "at most") if smaller_is_better else ("below", "at least")
-    shown = _apart(value, limit)
+    shown = kind.subject + _apart(value, limit)
     if (low > limit) if smaller_is_better else (high < limit):
         return Judgement(Verdict.FAILED, f"{shown}{unit} is {side} the limit ({bound} {limit:g}{unit})")
     return Judgement(

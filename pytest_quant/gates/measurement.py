@@ -57,13 +57,15 @@ class Measurement:
     alpha: float | None = None
     """Error rate of each interval: one of several questions of a gate has a share of its error only."""
     windows: tuple[int, int] | None = None
-    """Used, and there in all."""
+    """Used, and there in all; of what ``noun`` says."""
+    noun: str = "windows"
+    """What was drawn: windows of text, items of a task, prompts."""
     figures: Mapping[str, float] = field(default_factory=lambda: _NOTHING)
     """Numbers beside it: the format's value, the reference's, a standard error."""
     scores: tuple[float, ...] | None = None
-    """What the format got in each used window, in the drawn order: what a later commit is compared with."""
+    """What the format got in each used window (or item), in the drawn order: what a later commit is compared with."""
     reference_scores: tuple[float, ...] | None = None
-    """The reference's mean NLL of each used window, nats."""
+    """The reference's mean NLL of each used window, nats; or what it got for each item."""
     weights: tuple[float, ...] | None = None
     """What each used window counts: its predicted tokens, or words."""
     lower_bounds: frozenset[str] = frozenset()
@@ -83,6 +85,8 @@ class Measurement:
     conditions: tuple[tuple[str, str], ...] = ()
     """Name and sentence of what makes the number untrue."""
     proof: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    detail: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    """What people want to see behind the number: items that were lost, prompts that changed, layers. Plain data."""
 
     @property
     def complete(self) -> bool:
@@ -128,7 +132,7 @@ class Measurement:
     def __str__(self) -> str:
         quantity = self.quantity
         spread = "exact" if quantity.is_exact else f"{quantity.low:.4g} to {quantity.high:.4g}"
-        sample = "" if self.windows is None else f", {self.windows[0]} of {self.windows[1]} windows"
+        sample = "" if self.windows is None else f", {self.windows[0]} of {self.windows[1]} {self.noun}"
         sample = sample if self.rounds is None else f", {self.rounds} rounds"
         return f"{quantity.value:.4g} {quantity.unit} [{spread}{sample}]"
 

@@ -7,16 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from pytest_quant.gates.gate import QUALITY, TIMED
+from pytest_quant.gates.gate import QUALITY, SAMPLED, SCANNED, TIMED
 from pytest_quant.gates.measurement import Measurement
 from pytest_quant.gates.verdict import Verdict
-from pytest_quant.stats import sequence
+from pytest_quant.stats import betting, sequence
 from pytest_quant.stats.paired import paired_difference
 
 MIN_EFFECT: Mapping[str, float] = {
     "perplexity_delta": 0.001,  # nats: the mean paired difference to the baseline's windows
     "kl_divergence": 0.001,  # nats, in the same way
     "token_agreement": 0.002,  # share of tokens
+    "task_accuracy": 0.01,  # share of items, by the paired difference to the baseline's
+    "generation_match": 0.02,  # share of tokens, by prompts in the same way
+    "layer_sensitivity": 0.001,  # nats of the worst layer
     "throughput_ratio": 0.10,  # share of the baseline's ratio, beyond both intervals
     "energy_ratio": 0.10,  # in the same way
     "cost_ratio": 0.10,
@@ -60,15 +63,17 @@ def change(now: Measurement, then: Accepted, min_effect: float | None = None) ->
     and cannot be the answer when all were scored.
     """
     numbers = [now.value, then.value, *(now.scores or ()), *(then.scores or ())]
-    if now.metric not in QUALITY:
+    if now.metric not in (*QUALITY, *SAMPLED):
         numbers += [end for end in (now.quantity.low, now.quantity.high) if math.isnan(end) or now.metric not in TIMED]
     if not all(math.isfinite(number) for number in numbers):
         return Change(
             Verdict.INCOMPARABLE, "not finite", "NaN and infinity cannot be compared; record the baseline anew"
         )
     effect = _effect(now) if min_effect is None else min_effect
-    if now.metric in QUALITY:
-        return _quality(now, then, effect)
+    if now.metric in (*QUALITY, *SAMPLED):
+        return _paired(now, then, effect)
+    if now.metric in SCANNED:
+        return _scanned(now, then, effect)
     if then.value == 0.0:
         return Change(Verdict.INCOMPARABLE, "from 0", "a share of 0 is no number; record the baseline anew")
     if now.metric in TIMED:
@@ -95,18 +100,28 @@ def _effect(now: Measurement) -> float:
     return PEAK_EFFECT if peak else MIN_EFFECT[now.metric]
 
 
-def _quality(now: Measurement, then: Accepted, effect: float) -> Change:
-    """By windows: what the format got in each now, against what it got then. The same code gives 0."""
+_SHARES = {"token_agreement": "of tokens", "task_accuracy": "of items", "generation_match": "of tokens"}
+"""The metrics of which more is better, and what their scores are shares of."""
+
+
+def _paired(now: Measurement, then: Accepted, effect: float) -> Change:
+    """By windows, items or prompts: what the format got in each now, against what it got then. The same code gives
+    0."""
     total = now.windows[1] if now.windows else None
     if not now.scores or now.weights is None or not then.scores or len(then.scores) != total:
         return Change(
-            Verdict.INCOMPARABLE, "no windows", "the baseline holds no scores of these windows; record it anew"
+            Verdict.INCOMPARABLE,
+            f"no {now.noun}",
+            f"the baseline holds no scores of these {now.noun}; record it anew",
         )
     changes = [after - before for after, before in zip(now.scores, then.scores, strict=False)]
-    moved = sequence.mean(changes, now.weights, total, now.alpha or 0.01)
-    unit = "of tokens" if now.metric == "token_agreement" else "nats a token"
-    shown = f"{round(moved.value, 4) + 0.0:+.4f}{'' if now.metric == 'token_agreement' else ' nats'}"
-    worst, best = (moved.high, moved.low) if now.metric != "token_agreement" else (-moved.low, -moved.high)
+    if now.metric in SAMPLED:  # few values, most of them 0: no normal approximation
+        moved = betting.weighted_mean(changes, now.weights, total, now.alpha or 0.01, low=-1.0, high=1.0)
+    else:
+        moved = sequence.mean(changes, now.weights, total, now.alpha or 0.01)
+    unit = _SHARES.get(now.metric, "nats a token")
+    shown = f"{round(moved.value, 4) + 0.0:+.4f}{'' if now.metric in _SHARES else ' nats'}"
+    worst, best = (moved.high, moved.low) if now.metric not in _SHARES else (-moved.low, -moved.high)
     if worst <= effect:
         verdict = Verdict.IMPROVED if worst < -effect else Verdict.PASSED
     else:
@@ -114,7 +129,7 @@ def _quality(now: Measurement, then: Accepted, effect: float) -> Change:
     if verdict is Verdict.PASSED:
         return Change(verdict, shown)
     reason = (
-        f"{moved.value:+.5f} {unit} against the baseline's windows "
+        f"{moved.value:+.5f} {unit} against the baseline's {now.noun} "
         f"({now.main} {then.value:.4g} before, {now.value:.4g} now)"
     )
     return Change(verdict, shown, reason)
@@ -139,6 +154,13 @@ def _timed(now: Measurement, then: Accepted, effect: float) -> Change:
     if unsure:
         return Change(Verdict.INCONCLUSIVE, shown, f"{reason}: whether it is worse by {effect:.0%} is not decided")
     return Change(Verdict.IMPROVED, shown, reason) if better else Change(Verdict.PASSED, shown)
+
+
+def _scanned(now: Measurement, then: Accepted, effect: float) -> Change:
+    """By what the worst layer costs, on the same windows."""
+    moved = now.value - then.value
+    reason = "" if _verdict(moved, effect) is Verdict.PASSED else f"{now.value:.4g} nats now, {then.value:.4g} before"
+    return Change(_verdict(moved, effect), f"{round(moved, 4) + 0.0:+.4f} nats", reason)
 
 
 def _memory(now: Measurement, then: Accepted, effect: float) -> Change:

@@ -22,6 +22,12 @@ def below(record: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(_energy(record, which) for which in _BOTH)
     if record["metric"] == "memory_budget":
         return _memory(record)
+    if record["metric"] == "task_accuracy" and "format_value" in record:
+        return (_accuracy(record),)
+    if record["metric"] == "layer_sensitivity" and "detail" in record:
+        return _layers(record)
+    if record["metric"] == "generation_match" and "changed" in record:
+        return (_changed(record),)
     return ()
 
 
@@ -32,6 +38,26 @@ def _speed(record: Mapping[str, Any], which: str) -> str:
     if (median := record.get(f"{which}_inter_token_p50_ms")) is not None:
         said.append(f"a token in {median:.3g} ms, 99% in {record[f'{which}_inter_token_p99_ms']:.3g}")
     return ", ".join(said)
+
+
+def _accuracy(record: Mapping[str, Any]) -> str:
+    """Both accuracies, and how many items only one of the two got right."""
+    values = f"{record['reference']} {record['reference_value']:.4g}, {record['format']} {record['format_value']:.4g}"
+    return f"{values}; {record['lost']:g} lost, {record['gained']:g} gained"
+
+
+def _layers(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """The worst layer, and what all of them make."""
+    worst = max(record["detail"]["layers"], key=lambda layer: layer["nats"]["value"])
+    sums = f"{record['layers']:g} of them add up to {record['sum_nats']:.3g} nats"
+    whole = f", together they cost {record['whole_nats']:.3g}" if "whole_nats" in record else ""
+    return (f"{worst['name']}, KL {worst['kl']['value']:.3g} nats", sums + whole)
+
+
+def _changed(record: Mapping[str, Any]) -> str:
+    said = f"{record['changed']:g} of {record['prompts']['used']} prompts continue otherwise"
+    first = record.get("first_divergence_median")
+    return said if first is None else f"{said}, half of them by token {first + 1:g}"
 
 
 def _energy(record: Mapping[str, Any], which: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pytest_quant.report import changes
+
 _UNITS = {"throughput_ratio": " tokens/s", "cost_ratio": " tokens/s", "energy_ratio": " J/tok"}
 """Of the two numbers that a ratio was made of, where they are not plain."""
 _BREAKING = ("missing", "regressed", "incomparable")
@@ -13,11 +15,20 @@ _BREAKING = ("missing", "regressed", "incomparable")
 def explain(records: Sequence[Mapping[str, Any]]) -> str:
     """One line for each broken gate, the first of which also says how many there are."""
     lines = [_line(record) for record in records]
-    if len(lines) == 1:
-        return lines[0]
-    return f"{len(lines)} gates are broken: {records[0]['format']} of {records[0]['model']}\n" + "\n".join(
-        f"  {line}" for line in lines
-    )
+    if len(lines) > 1:
+        said = f"{len(lines)} gates are broken: {records[0]['format']} of {records[0]['model']}\n"
+        lines = [said + "\n".join(f"  {line}" for line in lines)]
+    behind = [f"  {line}" for record in records for line in _shown(record)]
+    return "\n".join(lines + behind)
+
+
+def _shown(record: Mapping[str, Any]) -> Sequence[str]:
+    """What is behind a broken gate: windows, layers, items, prompts."""
+    if "explanation" in record:
+        from pytest_quant.report import explanation
+
+        return explanation.lines(record["explanation"])
+    return changes.lines(record)
 
 
 def _line(record: Mapping[str, Any]) -> str:
@@ -34,7 +45,7 @@ def _line(record: Mapping[str, Any]) -> str:
 
 def _behind(record: Mapping[str, Any]) -> str:
     """The two numbers that a difference or a ratio was made of."""
-    if "reference" not in record or "reference_value" not in record:
+    if "reference" not in record or "format_value" not in record:
         return ""
     unit = _UNITS.get(record["metric"], "")
     values = f"{record['reference']} {record['reference_value']:.4g}, {record['format']} {record['format_value']:.4g}"

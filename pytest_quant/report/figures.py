@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+_COUNTED = ("windows", "items", "prompts")
 _UNITS = {"x": "x", "share": ""}
 """Units that do not stand behind a space."""
 
@@ -28,8 +29,8 @@ def shown_value(record: Mapping[str, Any]) -> str:
         high = math.inf  # the limit is on what this is a bound of
     if low != high:
         shown += f" [{low:.{digits}g}, {high:.{digits}g}]"
-    if windows := record.get("windows"):
-        return f"{shown} {windows['used']}/{windows['total']}"
+    if counted := next((record[noun] for noun in _COUNTED if noun in record), None):
+        return f"{shown} {counted['used']}/{counted['total']}"
     return shown
 
 

@@ -13,7 +13,13 @@ from pytest_quant.report.below import below
 from pytest_quant.report.figures import shown_value
 
 _HEADERS = ("format", "metric", "value", "limit", "baseline", "verdict")
-_SIZES = {"batch_size": ("b", 1), "prompt_tokens": ("p", 64), "new_tokens": ("n", 32), "context": ("c", 512)}
+_SIZES = {
+    "batch_size": ("b", 1),
+    "prompt_tokens": ("p", 64),
+    "new_tokens": ("n", 32),
+    "max_new_tokens": ("n", 32),
+    "context": ("c", 512),
+}
 _NO_PART = {("new_tokens", "prefill"): 1, ("new_tokens", "ttft"): 1}
 """Letter and usual value of what tells measurements of one metric apart."""
 _COLOURS = {
@@ -107,6 +113,9 @@ def _metric(record: Mapping[str, Any]) -> str:
         "perplexity_delta": "perplexity",
         "kl_divergence": "KL divergence",
         "token_agreement": "same top token",
+        "task_accuracy": _task(parameters),
+        "generation_match": "same text",
+        "layer_sensitivity": f"worst {parameters.get('of')}{_rounding(parameters)}",
         "throughput_ratio": f"{parameters.get('phase')} speed",
         "energy_ratio": f"{parameters.get('phase')} energy",
         "cost_ratio": f"{parameters.get('phase')} cost",
@@ -120,6 +129,19 @@ def _metric(record: Mapping[str, Any]) -> str:
     options = " compiled" if parameters.get("compile") else " static" if parameters.get("cache") == "static" else ""
     prices = "".join(f" ${parameters[name]:g}" for name in ("price", "reference_price") if name in parameters)
     return words[record["metric"]] + sizes + options + prices
+
+
+def _task(parameters: Mapping[str, Any]) -> str:
+    """A task by its name, whichever file it came from."""
+    name = str(parameters.get("task", "")).replace("\\", "/").rpartition("/")[2].partition(".")[0]
+    shots = parameters.get("num_fewshot")
+    return f"{name} accuracy" + ("" if shots is None else f" {shots}-shot")
+
+
+def _rounding(parameters: Mapping[str, Any]) -> str:
+    """What the layers were rounded to, where it was not the format's doing."""
+    told = [parameters.get(name) for name in ("numeric", "strategy", "group_size")]
+    return "".join(f" {each}" for each in told if each is not None)
 
 
 def _recipe(record: Mapping[str, Any]) -> tuple[str, str]:

@@ -296,6 +296,14 @@ def test_every_limit_names_its_side_and_its_quantity():
         ("kl_divergence", "p999"): ("p999", 1.0),
         ("kl_divergence", "max_bound"): ("bound", 1.0),
         ("token_agreement", "min"): ("share", 1.0),
+        ("task_accuracy", "max_drop"): ("drop", 1.0),
+        ("task_accuracy", "min_recovery"): ("recovery", 1.0),
+        ("task_accuracy", "min_accuracy"): ("reference_accuracy", 1.0),
+        ("generation_match", "min"): ("share", 1.0),
+        ("generation_match", "min_prefix"): ("prefix", 1.0),
+        ("generation_match", "min_same"): ("same", 1.0),
+        ("layer_sensitivity", "max"): ("nats", 1.0),
+        ("layer_sensitivity", "max_kl"): ("kl", 1.0),
         ("throughput_ratio", "min"): ("ratio", 1.0),
         ("energy_ratio", "max"): ("ratio", 1.0),
         ("energy_ratio", "max_joules"): ("joules", 1.0),
@@ -319,7 +327,10 @@ def test_only_a_minimum_is_better_when_it_is_larger():
     larger = {
         (metric, name) for metric, kinds in LIMITS.items() for name, k in kinds.items() if not k.smaller_is_better(name)
     }
-    assert larger == {("throughput_ratio", "min"), ("token_agreement", "min")}
+    assert larger == {(metric, name) for metric, kinds in LIMITS.items() for name in kinds if name.startswith("min")}
+    assert {metric for metric, _ in larger} == {
+        *("throughput_ratio", "token_agreement", "task_accuracy", "generation_match")
+    }
 
 
 def test_an_unknown_limit_is_not_passed_over():

@@ -112,7 +112,7 @@ def test_out_of_memory_while_loading_is_caught_and_the_device_usable(session, sp
             assert torch.cuda.memory_allocated() <= taken + WORKSPACES, "what was half loaded is given back"
     held.clear()
     torch.cuda.empty_cache()
-    again = Session(session.settings, session._progress)
+    again = Session(session.settings, session.progress)
     assert "Paris" in again.model(spec, "fp16").generate("The capital of France is")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import fields
 
-from pytest_quant import declarations, markers
+from pytest_quant import declarations, markers, schemas
 from pytest_quant.formats import registry
 from pytest_quant.gates.gate import LIMITS
 
@@ -15,9 +15,9 @@ def test_the_formats_are_those_of_the_registry():
 
 
 def test_the_markers_help_names_the_arguments_of_their_schemas():
-    schemas = {"quant": markers.Quant, **markers.GATES}
-    assert set(schemas) | set(declarations.LATER) == set(declarations.MARKERS)
-    for name, schema in schemas.items():
+    known = {"quant": schemas.Quant, **schemas.GATES}
+    assert set(known) == set(declarations.MARKERS)
+    for name, schema in known.items():
         listed = re.match(r"\((.*?)\)", declarations.MARKERS[name])
         assert listed is not None
         assert sorted(listed[1].split(", ")) == sorted(field.name for field in fields(schema))
@@ -26,16 +26,9 @@ def test_the_markers_help_names_the_arguments_of_their_schemas():
 def test_the_markers_help_of_pytest_names_every_argument(pytester):
     result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--markers")
     lines = dict(re.findall(r"^@pytest\.mark\.(\w+)(\(.*)$", result.stdout.str(), re.MULTILINE))
-    for name, schema in {"quant": markers.Quant, **markers.GATES}.items():
+    for name, schema in {"quant": schemas.Quant, **markers.GATES}.items():
         for field in fields(schema):
             assert re.search(rf"\b{field.name}\b", lines[name].partition(")")[0]), f"{name}: {field.name}"
-    for name in declarations.LATER:
-        assert "not known to this version of pytest-quant yet" in lines[name]
-
-
-def test_only_what_cannot_be_measured_yet_is_announced():
-    assert declarations.LATER == ("task_accuracy",)
-    assert not set(declarations.LATER) & set(markers.GATES)
 
 
 def test_each_limit_is_an_argument_of_its_marker():

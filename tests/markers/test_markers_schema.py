@@ -14,7 +14,12 @@ from pytest_quant.markers import Quant
 NAN, INF = math.nan, math.inf
 
 
+NEEDED = {"task_accuracy": {"task": "arc_easy"}}
+"""What a marker does not go without, besides a limit."""
+
+
 def mark(name: str, *arguments, **named) -> pytest.Mark:
+    named = {**NEEDED.get(name, {}), **named} if named else named
     decorator = getattr(pytest.mark, name)
     return (decorator.with_args(*arguments, **named) if arguments or named else decorator).mark
 
@@ -215,6 +220,10 @@ def test_what_plays_no_part_makes_no_other_question(metric, one, other):
     assert only == gate(metric, **one)
 
 
+LIMITED = [(metric, name) for metric, kinds in LIMITS.items() for name in kinds if name != "min_accuracy"]
+"""Each metric and limit; one of them does not go alone."""
+
+
 # the change that matters
 
 
@@ -257,7 +266,7 @@ def test_the_limit_beside_a_change_that_matters_may_stand_on_another_marker(metr
         assert (dict(found.limits), found.min_effect) == (limit(metric), 0.01)
 
 
-@pytest.mark.parametrize("metric, limit", [(metric, name) for metric, kinds in LIMITS.items() for name in kinds])
+@pytest.mark.parametrize("metric, limit", LIMITED)
 def test_a_change_that_matters_beside_each_limit(metric, limit):
     assert gate(metric, **{limit: 0.5}).min_effect is None
     assert gate(metric, **{limit: 0.5}, min_effect=None).min_effect is None
@@ -343,6 +352,9 @@ def test_an_unknown_argument(name):
         "energy_ratio": "max_joules",
         "cost_ratio": "reference_price",
         "memory_budget": "max_gib",
+        "task_accuracy": "apply_chat_template",
+        "generation_match": "max_new_tokens",
+        "layer_sensitivity": "strategy",
     }
     assert wanted[name] in message
 
@@ -357,6 +369,9 @@ def test_an_unknown_argument(name):
         ("energy_ratio", "max=1.0"),
         ("cost_ratio", "max=1.0"),
         ("memory_budget", "max_gb=1.0"),
+        ("task_accuracy", "max_drop=1.0"),
+        ("generation_match", "min=1.0"),
+        ("layer_sensitivity", "max=1.0"),
     ],
 )
 def test_a_positional_limit(name, fix):
@@ -397,12 +412,16 @@ def test_a_limit_that_is_none(metric, limit, value, words):
     assert "write" in message if "write" in words else "write" not in message
 
 
-@pytest.mark.parametrize("metric, limit", [pair for pair in EVERY_LIMIT if pair != ("perplexity_delta", "max")])
+NOTHING_WORSE = [("perplexity_delta", "max"), ("task_accuracy", "max_drop")]
+"""Limits that a format as good as the reference keeps at 0."""
+
+
+@pytest.mark.parametrize("metric, limit", [pair for pair in EVERY_LIMIT if pair not in NOTHING_WORSE])
 @pytest.mark.parametrize("zero", [0, 0.0])
 def test_a_limit_of_zero(metric, limit, zero):
     message = refusal(metric, **{limit: zero})
     assert f"{metric}({limit}={zero}): must be above 0" in message
-    assert ("it would always hold" if limit == "min" else "it would never hold") in message
+    assert ("it would always hold" if limit.startswith("min") else "it would never hold") in message
 
 
 @pytest.mark.parametrize("share", [1.0001, 2, 90, 99.5])
@@ -510,12 +529,50 @@ def test_a_switch_that_is_none(name, value):
     assert f"quant({name}={value!r}): must be a bool, not {type(value).__name__}" in refusal("quant", **{name: value})
 
 
-@pytest.mark.parametrize("name", ["task_accuracy"])
-def test_a_marker_of_a_later_version_is_no_silent_pass(name):
-    message = refusal(name, max=1.0)
-    assert message == f"{name} is not known to this version of pytest-quant yet; remove the marker"
-    with pytest.raises(UsageError):
-        markers.gates([mark("perplexity_delta", max=1.0), mark(name)])
+@pytest.mark.parametrize(
+    "name, arguments, words",
+    [
+        ("task_accuracy", {"task": None, "max_drop": 0.1}, 'needs a task of lm-eval: task="arc_easy"'),
+        ("task_accuracy", {"task": 3, "max_drop": 0.1}, "task_accuracy(task=3): must be a text"),
+        ("task_accuracy", {"task": "", "max_drop": 0.1}, "task_accuracy(task=''): must be a text"),
+        ("task_accuracy", {"task": [], "max_drop": 0.1}, "task_accuracy: task=[] tests nothing"),
+        ("task_accuracy", {"max_drop": 1.5}, "is a share of items and can be at most 1"),
+        ("task_accuracy", {"max_drop": -0.1}, "must not be negative"),
+        ("task_accuracy", {"min_recovery": 0}, "must be above 0: it would always hold"),
+        ("task_accuracy", {"min_accuracy": 0.5}, "asks only for a sound reference; add max_drop=..."),
+        ("task_accuracy", {"max_drop": 0.1, "num_fewshot": -1}, "must be a whole number of 0 or more"),
+        ("task_accuracy", {"max_drop": 0.1, "num_fewshot": 1.5}, "must be a whole number of 0 or more"),
+        ("task_accuracy", {"max_drop": 0.1, "limit": 0}, "must be a whole number of 1 or more"),
+        ("task_accuracy", {"max_drop": 0.1, "apply_chat_template": "yes"}, "must be a bool, not str"),
+        ("generation_match", {"min": 1.01}, "is a share of tokens and can be at most 1"),
+        ("generation_match", {"min_same": 2}, "is a share of prompts and can be at most 1"),
+        ("generation_match", {"min": 0.5, "prompts": []}, "must be a list of texts, or the path of a JSONL"),
+        ("generation_match", {"min": 0.5, "prompts": ["a", 1]}, "must be a list of texts, or the path of a JSONL"),
+        ("generation_match", {"min": 0.5, "prompts": ""}, "must be a list of texts, or the path of a JSONL"),
+        ("generation_match", {"min": 0.5, "max_new_tokens": 0}, "must be a whole number of 1 or more"),
+        ("layer_sensitivity", {"max": 1, "of": "head"}, "must be one of 'layer', 'block'"),
+        ("layer_sensitivity", {"max": 1, "strategy": "row"}, "must be one of 'tensor', 'channel', 'group'"),
+        ("layer_sensitivity", {"max": 1, "strategy": "group"}, 'needs numeric="int8" or the like beside it'),
+        ("layer_sensitivity", {"max": 1, "numeric": "int8", "group_size": 64}, 'goes with strategy="group"'),
+        ("layer_sensitivity", {"max": 1, "windows": 0}, "must be a whole number of 1 or more"),
+    ],
+)
+def test_what_a_quality_marker_of_its_own_population_refuses(name, arguments, words):
+    assert words in refusal(name, **arguments)
+
+
+def test_a_list_of_tasks_makes_a_gate_of_each():
+    one, other = markers.gates([mark("task_accuracy", task=["arc_easy", "mmlu"], num_fewshot=5, max_drop=0.02)])
+    assert one == gate("task_accuracy", task="arc_easy", num_fewshot=5, max_drop=0.02)
+    assert dict(other.parameters)["task"] == "mmlu"
+
+
+def test_prompts_may_be_texts_or_a_path():
+    texts = gate("generation_match", min=0.9, prompts=["One", "Two"])
+    assert dict(texts.parameters)["prompts"] == ("One", "Two")
+    assert hash(texts)
+    assert dict(gate("generation_match", min=0.9, prompts="mine.jsonl").parameters)["prompts"] == "mine.jsonl"
+    assert "prompts" not in dict(gate("generation_match", min=0.9).parameters)
 
 
 def test_a_mistake_behind_a_good_marker_is_seen():

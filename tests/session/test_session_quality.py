@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pytest_quant import quality as quality_module
+from pytest_quant import environment
 from pytest_quant.engines.source import ModelSource
 from pytest_quant.engines.transformers import TransformersModel
 from pytest_quant.errors import NotMeasured, StoreWarning, Unsupported, UsageError
@@ -387,7 +387,7 @@ def test_the_floor_of_a_stored_reference_is_near_nothing(run):
 def test_what_another_stack_learned_is_not_used(run, monkeypatch):
     run.session().measure(run.spec, "int8", PERPLEXITY)
     run.scored.clear()
-    monkeypatch.setattr(quality_module, "packages", lambda: {"torch": "0.0.1", "transformers": "5.0.0"})
+    monkeypatch.setattr(environment, "packages", lambda: {"torch": "0.0.1", "transformers": "5.0.0"})
     session = run.session()
     assert not session.quality.knows_reference(run.spec)
     session.measure(run.spec, "int8", PERPLEXITY)
@@ -397,7 +397,7 @@ def test_what_another_stack_learned_is_not_used(run, monkeypatch):
 
 def test_what_was_stored_on_purpose_counts_whatever_stack_built_it(run, monkeypatch):
     run.session().quality.build_reference(run.spec)
-    monkeypatch.setattr(quality_module, "packages", lambda: {"torch": "0.0.1", "transformers": "5.0.0"})
+    monkeypatch.setattr(environment, "packages", lambda: {"torch": "0.0.1", "transformers": "5.0.0"})
     assert run.session(without=("fp32",)).quality.knows_reference(run.spec)
 
 
