@@ -20,7 +20,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 def render(scan: Scan, top: int) -> str:
     """The scan with its ``top`` worst layers."""
     used, total = scan.sample.used, scan.sample.total
-    windows = f"{used} windows" if used == total else f"{used} of {total} windows"
+    windows = f"{used} of {total} windows" if used != total else f"{used} window" + ("s" if used > 1 else "")
     lines = [f"{scan.model}, one {scan.of} at a time in {scan.format}, against {scan.reference}; {windows}"]
     lines += filled(f"all of {scan.format}: {_whole(scan)}", "", "  ")
     lines += ["", *_table(scan.rows[:top], scan.of)]
