@@ -167,6 +167,7 @@ class Sensitivity:
             tokens=tuple(window.scored for window in used),
             total=len(drawn),
             alpha=1.0 - self._settings.confidence,
+            text=len(self._population.windows(spec.source).drawn),
         )
         rows = metric.scanned(found.layers, [_effect(effect) for effect in effects], sample)
         return Scan(
@@ -291,4 +292,4 @@ def _whole(pair: _Pair, effect: Effect, sample: Sampled) -> Row:
     layers = pair.candidates.layers
     saved = [layer.bytes_saved or 0 for layer in layers]
     layer = Layer(pair.name, "whole", None, sum(one.weights for one in layers), sum(saved), ())
-    return Row(layer, effect, *sample.estimates(effect, 2))
+    return Row(layer, effect, *sample.estimates(effect, 2), sample.of_text(effect))

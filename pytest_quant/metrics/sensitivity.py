@@ -42,6 +42,8 @@ class Sampled:
     """Windows asked for: the finite population."""
     alpha: float
     """Error rate of all intervals together."""
+    text: int | None = None
+    """Windows of the whole text, of which these are the first drawn."""
 
     @property
     def used(self) -> int:
@@ -51,6 +53,15 @@ class Sampled:
     def reference_perplexity(self) -> float:
         """Of the windows used."""
         return perplexity(sequence.mean(self.nll, self.weights, self.total, 0.5).value)
+
+    def of_text(self, effect: Effect) -> tuple[Estimate, Estimate] | None:
+        """Nats and KL over the whole text, each interval by itself at the error rate; None where these windows are all
+        there is, or bound nothing."""
+        if self.text is None or self.text <= self.used or not effect.finite:
+            return None
+        nats = sequence.mean(effect.nats, self.weights, self.text, self.alpha)
+        kl = sequence.mean(effect.kl, [float(count) for count in self.tokens], self.text, self.alpha)
+        return (nats, replace(kl, low=max(kl.low, 0.0))) if math.isfinite(nats.low) else None
 
     def estimates(self, effect: Effect, questions: int) -> tuple[Estimate, Estimate]:
         """Nats and KL over all windows asked for, each at its share of the error; infinite where the changed model gave
@@ -72,6 +83,8 @@ class Row:
     effect: Effect
     nats: Estimate
     kl: Estimate
+    text: tuple[Estimate, Estimate] | None = None
+    """Nats and KL over the whole text, as these windows tell; None where they do not."""
 
     @property
     def finite(self) -> bool:
@@ -169,7 +182,7 @@ def scanned(layers: Sequence[Layer], effects: Sequence[Effect], sample: Sampled)
     rows = []
     for layer, effect in zip(layers, effects, strict=True):
         nats, kl = sample.estimates(effect, 2 * len(layers))
-        rows.append(Row(layer, effect, nats, kl))
+        rows.append(Row(layer, effect, nats, kl, sample.of_text(effect)))
     return tuple(sorted(rows, key=lambda row: (-row.kl.value, row.layer.depth or 0, row.layer.name)))
 
 
@@ -360,7 +373,10 @@ def described(row: Row) -> dict[str, Any]:
         found["bytes_saved"] = row.layer.bytes_saved
     if not row.finite:
         return {**found, "finite": False}
-    return {**found, "nats": _interval(row.nats), "kl": _interval(row.kl)}
+    found |= {"nats": _interval(row.nats), "kl": _interval(row.kl)}
+    if row.text is not None:
+        found["text"] = {"nats": _interval(row.text[0]), "kl": _interval(row.text[1])}
+    return found
 
 
 def _interval(estimate: Estimate) -> dict[str, float]:

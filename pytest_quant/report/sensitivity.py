@@ -23,6 +23,8 @@ def render(scan: Scan, top: int) -> str:
     windows = f"{used} of {total} windows" if used != total else f"{used} window" + ("s" if used > 1 else "")
     lines = [f"{scan.model}, one {scan.of} at a time in {scan.format}, against {scan.reference}; {windows}"]
     lines += filled(f"all of {scan.format}: {_whole(scan)}", "", "  ")
+    if any(row.text is not None for row in scan.rows):
+        lines += filled(f"intervals: of the whole text, {1.0 - scan.sample.alpha:.0%} for each by itself", "", "  ")
     lines += ["", *_table(scan.rows[:top], scan.of)]
     if len(scan.rows) > top:
         rest = scan.rows[top:]
@@ -116,12 +118,21 @@ def _whole(scan: Scan) -> str:
 
 
 def _table(rows: Sequence[Row], of: str) -> list[str]:
-    cells = [(of.upper(), "KIND", "KL", "NATS", "WEIGHTS", "SAVED")]
+    cells = [(of.upper(), "KIND", "KL", "NATS", "SAVED")]
     for row in rows:
         saved = "" if row.layer.bytes_saved is None else shown_bytes(row.layer.bytes_saved)
-        kl, nats = (_kl(row.kl), _nats(row.nats)) if row.finite else ("NaN", "NaN")
-        cells.append((row.layer.name, row.layer.kind, kl, nats.removesuffix(" nats"), f"{row.layer.weights:,}", saved))
+        cells.append((row.layer.name, row.layer.kind, *_cost(row), saved))
     return _aligned(cells, left=2)
+
+
+def _cost(row: Row) -> tuple[str, str]:
+    """KL and nats of a row, each with its interval where there is one: of the whole text, unless the scan stopped
+    before all the windows that it was asked for."""
+    if not row.finite:
+        return "NaN", "NaN"
+    exact = row.nats.low == row.nats.high
+    nats, kl = row.text if row.text is not None and exact else (row.nats, row.kl)
+    return f"{_short(row.kl.value)}{_ends(kl, '.3g')}", f"{row.nats.value:+.4f}{_ends(nats, '+.4f')}"
 
 
 def _groups(scan: Scan) -> list[str]:

@@ -224,3 +224,24 @@ def test_budgets_in_perplexity():
 def test_budgets_without_sense(limits, said):
     with pytest.raises(UsageError, match=said):
         Budget(**limits)
+
+
+def test_windows_of_a_longer_text_bound_what_a_layer_costs_in_all_of_it():
+    part = replace(MANY, total=32, text=220)
+    (row,) = sensitivity.scanned([layer(0)], [Effect((0.1, 0.3) * 16, (0.2, 0.4) * 16)], part)
+    assert (row.nats.low, row.nats.high) == (row.nats.value, row.nats.value)  # of the windows asked for
+    assert row.text is not None
+    nats, kl = row.text
+    assert nats.value == row.nats.value
+    assert nats.low < nats.value < nats.high
+    assert kl.low < kl.value < kl.high
+    assert sensitivity.described(row)["text"]["nats"] == {"value": nats.value, "low": nats.low, "high": nats.high}
+
+
+@pytest.mark.parametrize("text", [None, 32, 31])
+def test_windows_that_are_all_there_is_bound_nothing_more(text):
+    (row,) = sensitivity.scanned(
+        [layer(0)], [Effect((0.1, 0.3) * 16, (0.2, 0.4) * 16)], replace(MANY, total=32, text=text)
+    )
+    assert row.text is None
+    assert "text" not in sensitivity.described(row)
