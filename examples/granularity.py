@@ -7,29 +7,28 @@ NF4 and FP4 beside uniform INT4. Of each: perplexity and its paired difference f
 bits a weight. Below the table, what is often said about it, beside what this model says.
 
 The unrounded model is run once: its hidden states are kept, and its head, which is not rounded, is that of every
-variant. After each variant the weights are put back, and at the end the model has to answer as before, to the bit.
+variant. For a variant, modules with rounded weights stand in for the model's own, whose weights stay as they are; at
+the end the model has to answer as before, to the bit.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from pytest_quant import environment
 from pytest_quant.building import Line
 from pytest_quant.corpora.windows import Window, Windows
-from pytest_quant.engines import loading, predictions
+from pytest_quant.engines import candidates, loading, predictions
+from pytest_quant.engines.replay import swapped
 from pytest_quant.engines.source import ModelSource
 from pytest_quant.errors import NotMeasured, QuantError, UsageError
 from pytest_quant.formats import registry
-from pytest_quant.formats.rounding import Rounding, rounded
+from pytest_quant.formats.rounding import Rounding
 from pytest_quant.gates.measurement import Quantity
 from pytest_quant.hardware import detect
 from pytest_quant.metrics import divergence, pairing
@@ -38,6 +37,8 @@ from pytest_quant.metrics.pairing import WindowScore
 from pytest_quant.metrics.perplexity import perplexity_delta
 from pytest_quant.population import Population
 from pytest_quant.settings import Settings
+from pytest_quant.stats.sequence import MIN_WINDOWS
+from pytest_quant.writing import json_file, write_json
 
 VARIANTS = (
     *(Rounding("int8", "tensor", symmetric=symmetric) for symmetric in (True, False)),
@@ -137,45 +138,40 @@ class Kept:
             return predictions.top(self.predict(tokens, scored_from), count)
 
 
-class Weights:
-    """The weights of the blocks' linear layers, and copies of them in the machine's memory to be put back."""
+class Layers:
+    """The linear layers of a model's blocks, and how each is rounded."""
 
-    def __init__(self, loaded: Any) -> None:
-        import torch
+    def __init__(self, loaded: Any, rounding: Rounding) -> None:
+        self._found = candidates.of_rounding(loaded, rounding)
+        self._modules = {
+            layer.name: loaded.model.get_submodule(layer.name)
+            for layer in self._found.layers
+            if layer.kind not in candidates.TABLES
+        }
+        if not self._modules:
+            raise UsageError(f"{type(loaded.model).__name__} has no linear layers in its blocks: nothing to round")
 
-        owners = (name.rpartition(".")[0] for name in loading.eligible_weights(loaded.model.config))
-        modules = ((name, loaded.model.get_submodule(name)) for name in owners)
-        self._weights = [module.weight for _, module in modules if isinstance(module, torch.nn.Linear)]
-        if not self._weights:
-            raise UsageError(f"{type(loaded.model).__name__} has no torch.nn.Linear in its blocks: nothing to round")
-        self._originals = [weight.detach().to("cpu", copy=True) for weight in self._weights]
-        self._loaded = loaded
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Matrices that are no linear layers of their own, such as fused experts: they stay as they are."""
+        return self._found.left_out
 
-    @contextmanager
-    def rounded(self, rounding: Rounding) -> Iterator[None]:
-        """Every layer rounded, and put back afterwards; :class:`NotMeasured` if the model is not as it was then."""
-        import torch
+    def twins(self) -> dict[str, Any]:
+        """Modules with rounded weights, to stand in for the model's own of these names."""
+        return {name: self._found.stand_ins[name] for name in self._modules}
 
-        try:
-            with torch.no_grad():
-                for weight, original in zip(self._weights, self._originals, strict=True):
-                    weight.copy_(rounded(original.to(weight.device), rounding.fitted(original.shape[1])))
-            yield
-        finally:
-            with torch.no_grad():
-                for weight, original in zip(self._weights, self._originals, strict=True):
-                    weight.copy_(original)
-        if self._loaded.changed:
-            raise NotMeasured(f"the model is not as it was before {rounding.name}")
-
-    def bits(self, rounding: Rounding) -> float:
+    @property
+    def bits(self) -> float:
         """Mean over all weights."""
-        counts = [(weight.numel(), rounding.fitted(weight.shape[1]).bits(weight.shape[1])) for weight in self._weights]
-        return sum(count * bits for count, bits in counts) / sum(count for count, _ in counts)
+        counts = {name: module.weight.numel() for name, module in self._modules.items()}
+        roundings = {name: self._found.roundings[name] for name in self._modules}
+        bits = (counts[name] * roundings[name].bits(candidates.columns(self._modules[name])) for name in counts)
+        return sum(bits) / sum(counts.values())
 
-    def sizes(self, rounding: Rounding) -> tuple[int, ...]:
+    @property
+    def sizes(self) -> tuple[int, ...]:
         """Groups in use, the largest first."""
-        sizes = {rounding.fitted(weight.shape[1]).size for weight in self._weights}
+        sizes = {self._found.roundings[name].size for name in self._modules}
         return tuple(sorted((size for size in sizes if size is not None), reverse=True))
 
 
@@ -185,9 +181,9 @@ def study(
     variants: Sequence[Rounding] = VARIANTS,
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Row]:
-    """Score the windows with the model rounded in each way. :class:`NotMeasured` if it does not come back as it was."""
+    """Score the windows with the model rounded in each way. :class:`NotMeasured` if it is not as it was afterwards."""
     pairing.check_fits(loaded, windows)
-    weights, count = Weights(loaded), len(windows.drawn)
+    count = len(windows.drawn)
     kept: Any = Kept(loaded)
     batches = list(_batches(loaded, windows))
     for number, batch in enumerate(batches):
@@ -196,14 +192,15 @@ def study(
     rows = []
     for number, rounding in enumerate(variants, 1):
         scores: list[WindowScore] = []
-        with weights.rounded(rounding):
+        layers = Layers(loaded, rounding)
+        with swapped(loaded.model, layers.twins()):
             for batch in batches:
                 tell(f"{rounding.name} ({number}/{len(variants)}): {len(scores)}/{count} windows")
                 scores += [score for score, _ in pairing.score_beside(loaded, kept, batch, pairing.TOP_K)]
-        rows.append(Row(rounding, weights.sizes(rounding), weights.bits(rounding), tuple(scores)))
+        rows.append(Row(rounding, layers.sizes, layers.bits, tuple(scores)))
     again = pairing.score_beside(loaded, kept, batches[0], 1)
     if any((score.nll != score.reference_nll).any() for score, _ in again):
-        raise NotMeasured("the model does not answer as before the first rounding: its weights were not put back")
+        raise NotMeasured("the model does not answer as before the first rounding")
     return rows
 
 
@@ -221,6 +218,8 @@ def judged(claim: Claim, rows: Mapping[str, Row], sample: Sample) -> tuple[Quant
         return None
     worse = rows[claim.worse]
     found = sample.delta(worse)[0] if claim.better is None else sample.between(worse, rows[claim.better])
+    if not _is_bounded(found):
+        return found, "undecided: no interval from so few windows"
     if claim.low <= found.low and found.high <= claim.high:
         return found, "held"
     if found.high < claim.low:
@@ -258,7 +257,13 @@ def table(rows: Sequence[Row], sample: Sample) -> list[str]:
 
 def _interval(quantity: Quantity, form: str) -> str:
     value, low, high = (_number(number, form) for number in (quantity.value, quantity.low, quantity.high))
+    if not _is_bounded(quantity):
+        return f"{value}, no interval"
     return value if quantity.is_exact else f"{value} [{low}, {high}]"
+
+
+def _is_bounded(quantity: Quantity) -> bool:
+    return math.isfinite(quantity.low) and math.isfinite(quantity.high)
 
 
 def _number(value: float, form: str) -> str:
@@ -302,14 +307,13 @@ def _plain(quantity: Quantity) -> dict[str, Any]:
 
 def run(told: argparse.Namespace) -> None:
     """Open, measure, print."""
-    if told.windows < 2:
-        raise UsageError("--windows must be 2 or more: one has no interval")
+    if told.windows < 1:
+        raise UsageError("--windows must be 1 or more")
     if registry.get(told.dtype).name not in ("fp32", "bf16", "fp16"):
         raise UsageError(f"--dtype={told.dtype}: the unrounded model is opened in fp32, bf16 or fp16")
     if not 0.0 < told.confidence < 1.0:
         raise UsageError(f"--confidence={told.confidence}: it must lie between 0 and 1")
-    if told.json and not told.json.parent.is_dir():
-        raise UsageError(f"--json={told.json}: there is no folder {told.json.parent}")
+    place = json_file(told.json, "--json") if told.json else None
     source, device, format = ModelSource(told.model), detect(), registry.get(told.dtype)
     population = Population(Settings(corpus=told.corpus, protocol=told.protocol))
     whole = population.windows(source)
@@ -319,6 +323,7 @@ def run(told: argparse.Namespace) -> None:
         loaded = loading.load(source, format, registry.backend(format), format.name, device)
         population.check(source, loaded.vocabulary)
         windows = replace(whole, drawn=whole.drawn[: told.windows])
+        left_out = Layers(loaded, VARIANTS[0]).left_out
         rows = study(loaded, windows, tell=line.show if line else _lines())
     finally:
         if line:
@@ -329,11 +334,16 @@ def run(told: argparse.Namespace) -> None:
         f"{name} {versions[name]}" for name in ("torch", "compressed-tensors", "bitsandbytes") if name in versions
     )
     print(f"{source.short} in {told.dtype} on {device.name}; {libraries}")
-    print(f"{used} of {len(whole.drawn)} windows of {told.corpus}, {told.protocol}; linear layers of the blocks\n")
+    print(f"{used} of {len(whole.drawn)} windows of {told.corpus}, {told.protocol}; linear layers of the blocks")
+    if left_out:
+        print(f"left out, being no linear layers of their own: {', '.join(left_out[:3])}{_more(len(left_out) - 3)}")
+    if used < min(MIN_WINDOWS, len(whole.drawn)):
+        print(f"fewer than {MIN_WINDOWS} windows: intervals are wide, or there is none")
+    print()
     print("\n".join(table(rows, sample)))
     print("\nWhat is often said, in points of perplexity:")
     print("\n".join(verdicts(rows, sample)))
-    if told.json:
+    if place is not None:
         about = {
             "model": source.short,
             "hardware": environment.describe_hardware(device),
@@ -341,10 +351,13 @@ def run(told: argparse.Namespace) -> None:
             "protocol": dict(whole.identity),
             "windows": {"used": used, "total": len(whole.drawn)},
             "confidence": told.confidence,
+            "left_out": list(left_out),
         }
-        told.json.write_text(
-            json.dumps(record(rows, sample, about), indent=1, allow_nan=False) + "\n", encoding="utf-8"
-        )
+        write_json(place, record(rows, sample, about))
+
+
+def _more(count: int) -> str:
+    return f" and {count} more" if count > 0 else ""
 
 
 def _lines() -> Callable[[str], None]:
@@ -361,7 +374,7 @@ def _lines() -> Callable[[str], None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0, or 2 where it could not be measured."""
+    """The exit code: 0, 2 where it could not be measured, 130 where it was interrupted."""
     parser = argparse.ArgumentParser(prog="granularity.py", description="What the granularity of scales costs.")
     parser.add_argument("model", metavar="MODEL", help="a folder or a hub id")
     parser.add_argument("--windows", metavar="N", type=int, default=32, help="windows to score (%(default)s)")
@@ -369,12 +382,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--corpus", metavar="NAME", default="python-docs", help="as --quant-corpus (%(default)s)")
     parser.add_argument("--dtype", metavar="FORMAT", default="fp32", help="fp32 (default), bf16 or fp16")
     parser.add_argument("--confidence", metavar="P", type=float, default=0.99, help="of each interval (%(default)s)")
-    parser.add_argument("--json", metavar="PATH", type=Path, help="write all of it there too")
+    parser.add_argument("--json", metavar="PATH", help="write all of it there too")
     try:
         run(parser.parse_args(arguments))
     except (QuantError, OSError) as error:
         print(f"granularity.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("granularity.py: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -65,7 +65,7 @@ class Accuracy:
         self._questions: dict[tuple[ModelSpec, Asked], _Question] = {}
         self._samples: dict[tuple[ModelSpec, str, Asked], Items] = {}
         self._tokenizers: WeakKeyDictionary[ModelHandle, Any] = WeakKeyDictionary()
-        self._most = 16
+        self._tokens: dict[ModelSource, Any] = {}
 
     def sample(self, spec: ModelSpec, format_name: str, gate: Gate) -> Items:
         """The task's items, with what both models have answered so far.
@@ -78,7 +78,7 @@ class Accuracy:
         asked = Asked.of(gate, self._settings.tasks)
         key = (spec, format_name, asked)
         if key not in self._samples:
-            self._samples[key] = Items(self, spec, format_name, self._question(spec, format_name, asked))
+            self._samples[key] = Items(self, spec, format_name, self._question(spec, asked))
         return self._samples[key]
 
     def forget(self, spec: ModelSpec) -> None:
@@ -89,14 +89,14 @@ class Accuracy:
     def replies(
         self, spec: ModelSpec, format_name: str, question: _Question, items: Sequence[Item]
     ) -> Mapping[Item, Reply]:
-        """What a model says to items, asked together; in smaller batches where memory does not suffice."""
+        """What a model says to items, asked together; these in smaller batches where memory does not suffice."""
         handle = self._model(spec, format_name)
         if handle not in self._tokenizers:
             self._tokenizers[handle] = language_model.own_tokenizer(handle.loaded)
         tokenizer = self._tokenizers[handle]
         who = f"the {format_name} {'reference' if format_name == spec.reference else 'model'}"
+        size = self._prompts_at_once(handle, question)
         while True:
-            size = min(self._prompts_at_once(handle, question), self._most)
             try:
                 with harness.silence():
                     lm = language_model.wrap(handle.loaded, format_name, tokenizer, size)
@@ -109,7 +109,7 @@ class Accuracy:
             except Exception as error:
                 if isinstance(error, QuantError) or not is_out_of_memory(error) or size == 1:
                     raise
-                self._most = size // 2
+            size //= 2
             give_back(self._device)
 
     def block(self, spec: ModelSpec, format_name: str, question: _Question) -> int:
@@ -136,9 +136,9 @@ class Accuracy:
         alone = handle.format.input_activations is not None
         return language_model.prompts_at_once(handle.loaded, handle.tokenizer, question.prompts, alone=alone)
 
-    def _question(self, spec: ModelSpec, format_name: str, asked: Asked) -> _Question:
+    def _question(self, spec: ModelSpec, asked: Asked) -> _Question:
         if (spec, asked) not in self._questions:
-            of = self._population(spec, format_name, asked)
+            of = self._population(spec.source, asked)
             key = AnswersKey(
                 self._fingerprint(spec.source), spec.reference, spec.engine, harness.installed(), of.identity
             )
@@ -147,17 +147,23 @@ class Accuracy:
             self._questions[spec, asked] = _Question(of, Answers(folder, key, of), prompts)
         return self._questions[spec, asked]
 
-    def _population(self, spec: ModelSpec, format_name: str, asked: Asked) -> Population:
-        key = (asked, spec.source if asked.apply_chat_template else None)
+    def _population(self, source: ModelSource, asked: Asked) -> Population:
+        key = (asked, source if asked.apply_chat_template else None)
         if key not in self._populations:
-            template = None
-            if asked.apply_chat_template:
-                asked.check()
-                template = chat.of(self._model(spec, format_name).tokenizer, spec.source.short)
+            asked.check()
+            template = chat.of(self._tokenizer(source), source.short) if asked.apply_chat_template else None
             found = self._catalog.load(asked)
             self._progress.show(f"making the prompts of {found.name}")
             self._populations[key] = population.build(found, asked, template)
         return self._populations[key]
+
+    def _tokenizer(self, source: ModelSource) -> Any:
+        """The base model's, whichever format asks first."""
+        from pytest_quant.engines.loading import open_tokens
+
+        if source not in self._tokens:
+            self._tokens[source] = open_tokens(source)[0].tokenizer
+        return self._tokens[source]
 
 
 class Items:
@@ -181,6 +187,17 @@ class Items:
     def drawn(self) -> int:
         return self._drawn
 
+    @property
+    def telling(self) -> bool:
+        """Whether one of the models has something right, and they differ in what they give the choices."""
+        pairs = self._pairs()
+        return any(theirs.score or ours.score for theirs, ours in pairs) and not _alike(pairs)
+
+    @property
+    def reference_stored(self) -> int:
+        """Of the drawn items, those that the reference answered in an earlier run."""
+        return sum(item in self._question.known.stored for item in self._items())
+
     def extend(self, count: int) -> None:
         """Have both models answer up to ``count`` more. Raises :class:`NotMeasured` where one of them cannot."""
         goal = min(self._drawn + count, self.total)
@@ -198,13 +215,14 @@ class Items:
         self._drawn = goal
 
     def answer(self, alpha: float) -> Answer:
-        """Drop, recovery and the reference's accuracy. :class:`ProofFailed` for a format that gives every choice
-        exactly the likelihood that the reference gives it."""
+        """Drop, recovery and the reference's accuracy. :class:`ProofFailed` for a format that gives every choice of all
+        items exactly the likelihood that the reference gives it; :class:`NotMeasured` where stored answers were scored
+        in another way than those of now."""
         pairs = self._pairs()
-        scored = [(theirs, ours) for theirs, ours in pairs if theirs.likelihoods]
-        if len(scored) == len(pairs) and all(theirs.likelihoods == ours.likelihoods for theirs, ours in scored):
+        self._require_one_scoring(pairs)
+        if self._drawn == self.total and _alike(pairs):
             raise ProofFailed(
-                f"{self._format} gives all {len(scored)} items of {self._question.population.name} exactly the "
+                f"{self._format} gives all {self.total} items of {self._question.population.name} exactly the "
                 f"{self._spec.reference} reference's likelihoods: the reference was measured by mistake, or the format "
                 f"was not applied (a KV cache format is reached only by prompts of more than {kv_cache.FIRST} tokens)"
             )
@@ -212,7 +230,8 @@ class Items:
         scores = [
             ItemScore(theirs.score, ours.score, weight) for (theirs, ours), weight in zip(pairs, weights, strict=True)
         ]
-        quantities, figures = task_accuracy(scores, self.total, alpha)
+        equal = set(self._question.population.weights.values()) == {1.0}
+        quantities, figures = task_accuracy(scores, self.total, alpha, equal=equal)
         return Answer(
             main="drop",
             quantities=quantities,
@@ -241,7 +260,6 @@ class Items:
             "metric": of.metric,
             "filter": of.filter,
             "num_fewshot": of.num_fewshot,
-            "reference_stored": sum(item in self._question.known.stored for item in self._items()),
             "lost_items": len(lost),
             "gained_items": len(gained),
             "lost": lost[:_SHOWN],
@@ -256,6 +274,17 @@ class Items:
         theirs, ours = self.replies(reference=True), self.replies(reference=False)
         return [(theirs[item], ours[item]) for item in self._items()]
 
+    def _require_one_scoring(self, pairs: Sequence[tuple[Reply, Reply]]) -> None:
+        known = self._question.known
+        for item, (theirs, ours) in zip(self._items(), pairs, strict=True):
+            same = theirs.likelihoods and theirs.likelihoods == ours.likelihoods
+            if same and theirs.score != ours.score and item in known.stored:
+                raise NotMeasured(
+                    f"both models give the choices of {item.task} {item.doc_id} the same likelihoods, but "
+                    f"{theirs.score:g} and {ours.score:g} of the metric: the reference's answers were stored when "
+                    f"other code scored them; delete {known.file}"
+                )
+
     def _told(self, item: Item, theirs: Reply, ours: Reply) -> dict[str, Any]:
         of = self._question.population
         return {
@@ -266,3 +295,8 @@ class Items:
             "reference": theirs.said,
             "format": ours.said,
         }
+
+
+def _alike(pairs: Sequence[tuple[Reply, Reply]]) -> bool:
+    """Whether nothing but likelihoods was asked for, and none of them differs."""
+    return all(theirs.likelihoods and theirs.likelihoods == ours.likelihoods for theirs, ours in pairs)

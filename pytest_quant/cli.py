@@ -1,4 +1,5 @@
-"""The command ``pytest-quant``. Exit codes: 0 all held, 1 a gate broke, 2 could not judge."""
+"""The command ``pytest-quant``. Exit codes: 0 all held, 1 a gate broke or a budget is not kept, 2 could not judge,
+130 interrupted."""
 
 from __future__ import annotations
 
@@ -27,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except QuantError as error:
             print(f"pytest-quant: {error}", file=sys.stderr)
             code = 2
+        except KeyboardInterrupt:
+            print("pytest-quant: interrupted", file=sys.stderr)
+            code = 130
     for warning in heard:
         if issubclass(warning.category, StoreWarning):
             print(f"pytest-quant: {warning.message}", file=sys.stderr)

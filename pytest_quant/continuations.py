@@ -19,6 +19,7 @@ from pytest_quant.metrics.generation import Match, compare, generation_match
 from pytest_quant.population import Population
 from pytest_quant.progress import Progress
 from pytest_quant.settings import Settings
+from pytest_quant.shortening import shortened
 from pytest_quant.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Prompt:
 
     tokens: NDArray[np.int64]
     text: str
+    place: str
+    """Where it was given."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +123,13 @@ class Continuations:
                     raise UsageError(f"{name}={number} leaves nothing to compare; give 1 or more")
             chat = bool(told.get("chat_template", False))
             given = told.get("prompts")
+            if chat and given is None:
+                raise UsageError(
+                    "generation_match(chat_template=True) needs prompts=: the beginning of a corpus is no message of "
+                    "a user"
+                )
             found = self._from_corpus(spec, limit) if given is None else self._given(spec, given, limit, chat=chat)
-            self._prompts[key] = Prompts(found, most, chat and given is not None)
+            self._prompts[key] = Prompts(found, most, chat)
         return self._prompts[key]
 
     def _from_corpus(self, spec: ModelSpec, limit: int | None) -> list[Prompt]:
@@ -137,27 +145,29 @@ class Continuations:
                 f"{len(stream)}; give a smaller limit, prompts, or a longer text (--quant-corpus)"
             )
         found = []
-        for start in (number * len(stream) // count for number in range(count)):
+        for number in range(count):
+            start = number * len(stream) // count
             piece = stream[start : start + CORPUS_PROMPT]
             text = str(reference.tokenizer.decode(piece))
-            found.append(Prompt(piece if bos is None or piece[0] == bos else np.insert(piece, 0, bos), text))
+            whole = piece if bos is None or piece[0] == bos else np.insert(piece, 0, bos)
+            found.append(Prompt(whole, text, f"prompt {number + 1} of the corpus"))
         return found
 
     def _given(self, spec: ModelSpec, given: str | tuple[str, ...], limit: int | None, *, chat: bool) -> list[Prompt]:
         tokens, found = self._tokens(spec), []
-        prompts: Sequence[str | Conversation] = reading.read(given)[:limit]
-        for number, prompt in enumerate(prompts, 1):
-            messages = _messages(prompt, chat=chat)
+        for each in reading.read(given)[:limit]:
+            messages = _messages(each.prompt, chat=chat)
             try:
                 if messages is None:
-                    encoded = tokens.stream(str(prompt))
+                    encoded = tokens.stream(str(each.prompt))
                 else:
-                    encoded = tokens.bare(tokens.chat(messages, to_be_answered=True))
+                    encoded = tokens.bare(_chat(tokens, messages, each, spec.source.short))
             except NotMeasured:
                 encoded = None
-            if encoded is None or prompt == "":
-                raise UsageError(f"prompt {number} of {_named(given)} has no tokens; leave it out")
-            found.append(Prompt(encoded, str(prompt) if messages is None else messages[-1]["content"]))
+            if encoded is None or each.prompt == "":
+                raise UsageError(f"{each.place}: it has no tokens; leave it out")
+            text = str(each.prompt) if messages is None else messages[-1]["content"]
+            found.append(Prompt(encoded, text, each.place))
         return found
 
     def _check(self, spec: ModelSpec, format_name: str, prompts: Prompts) -> None:
@@ -167,7 +177,7 @@ class Continuations:
             if handle.format.kv_cache is not None and prompts.max_new_tokens < 2:
                 raise UsageError(f"max_new_tokens=1 reads nothing from the KV cache of {name}; give 2 or more")
             longest = handle.loaded.max_positions
-            for number, prompt in enumerate(prompts.all, 1):
+            for prompt in prompts.all:
                 if int(prompt.tokens.max()) >= handle.loaded.vocabulary:
                     raise UsageError(
                         f"the tokenizer of {spec.source.short} gives token {int(prompt.tokens.max())}, but the model "
@@ -175,7 +185,7 @@ class Continuations:
                     )
                 if longest is not None and len(prompt.tokens) + prompts.max_new_tokens > longest:
                     raise UsageError(
-                        f"prompt {number} of {len(prompt.tokens)} tokens and {prompts.max_new_tokens} new ones do not "
+                        f"{prompt.place}: its {len(prompt.tokens)} tokens and {prompts.max_new_tokens} new ones do not "
                         f"fit the model's {longest} positions; shorten it, or give a smaller max_new_tokens"
                     )
 
@@ -225,8 +235,19 @@ class ContinuationSample:
     def drawn(self) -> int:
         return len(self._pairs)
 
+    @property
+    def telling(self) -> bool:
+        """Whether the reference said anything so far."""
+        return not all(pair.empty[0] for pair in self._pairs)
+
+    @property
+    def reference_stored(self) -> int:
+        """None of the drawn prompts: what the reference said is kept for the session only."""
+        return 0
+
     def extend(self, count: int) -> None:
-        """Have both models continue up to ``count`` more prompts. :class:`NotFinite` where one cannot."""
+        """Have both models continue up to ``count`` more prompts. :class:`NotFinite` where the format gives NaN,
+        :class:`NotMeasured` where the reference does."""
         for number in self._order[self.drawn : self.drawn + count]:
             prompt = self._prompts.all[number]
             self._pairs.append(self._pair(prompt, self._reference(prompt), self._continued(self._format, prompt)))
@@ -235,15 +256,17 @@ class ContinuationSample:
             )
 
     def answer(self, alpha: float) -> Answer:
-        """:class:`NotMeasured` where one of the models ends every prompt at once."""
-        for side, name in enumerate((f"the {self._spec.reference} reference", f"the {self._format} model")):
-            if all(pair.empty[side] for pair in self._pairs):
-                raise NotMeasured(
-                    f"{name} says nothing after any of {self.drawn} prompts: its first token is its end; give prompts "
-                    f"that ask for an answer (chat_template=True for a model tuned for chat)"
-                )
+        """:class:`NotMeasured` where the reference ends every prompt of all at once: a format could not do worse. One
+        that does so alone differs from it everywhere."""
+        if self.drawn == self.total and not self.telling:
+            raise NotMeasured(
+                f"the {self._spec.reference} reference says nothing after any of {self.total} prompts: its first token "
+                f"is its end; give prompts that ask for an answer (chat_template=True for a model tuned for chat)"
+            )
         matches = [pair.match for pair in self._pairs]
         quantities, figures = generation_match(matches, self.total, alpha)
+        if self._empty:
+            figures = {**figures, "empty": float(self._empty)}
         return Answer("share", quantities, figures, [match.share for match in matches], [1.0] * self.drawn)
 
     def identity(self) -> Mapping[str, Any]:
@@ -257,9 +280,15 @@ class ContinuationSample:
 
     def detail(self) -> Mapping[str, Any]:
         """``changed``: the prompts that are continued otherwise, those that differ first before the others, each with
-        what both said, and what either said then."""
+        what both said, and what either said then; ``empty``: how many prompts neither model said anything after."""
         found = sorted((pair.change for pair in self._pairs if pair.change is not None), key=lambda it: it["first"])
-        return {"changed": found[:_LISTED]} if found else {}
+        told: dict[str, Any] = {"changed": found[:_LISTED]} if found else {}
+        return {**told, "empty": self._empty} if self._empty else told
+
+    @property
+    def _empty(self) -> int:
+        """Prompts that neither model said anything after: they count as the same."""
+        return sum(all(pair.empty) for pair in self._pairs)
 
     def _reference(self, prompt: Prompt) -> NDArray[np.int64]:
         key = (prompt.tokens.tobytes(), self._prompts.max_new_tokens)
@@ -272,7 +301,9 @@ class ContinuationSample:
         try:
             return model.continue_greedily(prompt.tokens, self._prompts.max_new_tokens, self._ends)
         except NotFinite as error:
-            raise NotFinite(f"the {name} model cannot continue {_shortened(prompt.text)!r}: {error}") from None
+            if name == self._spec.reference:
+                raise NotMeasured(f"the {name} reference cannot continue {_shown(prompt)!r}: {error}") from None
+            raise NotFinite(f"the {name} model cannot continue {_shown(prompt)!r}: {error}") from None
 
     def _pair(self, prompt: Prompt, reference: NDArray[np.int64], format: NDArray[np.int64]) -> Pair:
         match = compare(reference.tolist(), format.tolist())
@@ -280,7 +311,7 @@ class ContinuationSample:
         if match.first is not None:
             decode = self._model(self._spec, self._spec.reference).tokenizer.decode
             change = {
-                "prompt": _shortened(prompt.text),
+                "prompt": _shown(prompt),
                 "first": match.first,
                 "common": str(decode(reference[: match.first])),
                 "reference": str(decode(reference[match.first :])),
@@ -303,9 +334,21 @@ def _messages(prompt: str | Conversation, *, chat: bool) -> list[dict[str, str]]
     return [{"role": "user", "content": prompt}] if chat else None
 
 
-def _named(given: str | tuple[str, ...]) -> str:
-    return "prompts=(...)" if isinstance(given, tuple) else given.replace("\\", "/").rpartition("/")[2]
+def _chat(tokens: Tokens, messages: Sequence[Mapping[str, str]], given: reading.Given, model: str) -> str:
+    """A prompt as the chat template writes it; :class:`UsageError` names its place."""
+    if not tokens.can_chat:
+        of = isinstance(given.prompt, Conversation)
+        asked = "it is a conversation" if of else "it is to be a message (chat_template=True)"
+        instead = "give texts" if of else "leave out chat_template"
+        raise UsageError(
+            f"{given.place}: {asked}, but the tokenizer of {model} has no chat template; {instead}, or use a model "
+            f"tuned for chat"
+        )
+    try:
+        return tokens.chat(messages, to_be_answered=True)
+    except UsageError as error:
+        raise UsageError(f"{given.place}: {error}") from error
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+def _shown(prompt: Prompt) -> str:
+    return shortened(prompt.text, _SHOWN)

@@ -6,10 +6,11 @@ Made only for a gate that is broken, from what was scored for it already; and ne
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pytest_quant import pasting
 from pytest_quant.engines.memory import drop_frames, first_line, give_back, origin_out_of_memory
 from pytest_quant.errors import Unsupported
 from pytest_quant.formats import registry
@@ -19,6 +20,7 @@ from pytest_quant.metrics import concentration
 from pytest_quant.metrics.concentration import Concentration
 from pytest_quant.planning.grades import CALIBRATED, grade
 from pytest_quant.roofline.amounts import weight_bytes
+from pytest_quant.sizes import shown_bytes
 from pytest_quant.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 METRICS = ("perplexity_delta", "kl_divergence", "token_agreement")
 """Those that are answered from windows of text."""
 _SCAN_LIMITS = {"max": "--max", "max_ratio": "--max-ratio"}
+"""Limits that a scan takes one of as its budget, the first that there is."""
 _BEFORE, _TOKEN, _AFTER = 48, 16, 20
 """Characters of text that are shown before a token, of it, and after it."""
 _CONTEXT, _FOLLOWING = 48, 24
@@ -81,6 +84,8 @@ class Layers:
     window: int
     tokens: int
     compared: int
+    apart: int
+    """Modules with weights that could not be compared."""
     medians: Mapping[str, float]
     """Median error of the quantized modules of each kind."""
 
@@ -246,16 +251,18 @@ class Explainer:
             windows.drawn[place].index,
             compared.tokens,
             len(compared.errors),
+            len(compared.apart),
             activations.medians(compared),
         )
 
     def _next(self, spec: ModelSpec, handle: ModelHandle, gate: Gate, layers: Layers | None) -> tuple[str, ...]:
-        """At most three things to do, the most telling first."""
+        """At most three things to do, the most telling first; one alone where a module differs that is not quantized,
+        which no other format mends."""
         format = handle.format
         odd = layers.standing.odd if layers is not None else ()
-        steps = [_apart(spec, format)] if format.kv_cache is not None else []
         if any(not each.quantized for each in odd):
-            steps.append("compare the files of the checkpoint: a module that is not quantized must answer as it did")
+            return ("compare the files of the checkpoint: a module that is not quantized must answer as it did",)
+        steps = list(self._apart(spec, format))
         named = [each.name for each in odd if each.quantized]
         if named:
             steps.append(_without(spec, format, named))
@@ -268,8 +275,9 @@ class Explainer:
         return tuple(steps[:3])
 
     def _scan(self, spec: ModelSpec, handle: ModelHandle, gate: Gate) -> list[str]:
-        """Which layers to keep wide for the gate's limit: the command that finds out, where it knows the format."""
-        name = _known_name(handle.format)
+        """Which layers to keep wide for the gate's limit: the command that finds out, where it knows the format. Of a
+        variant it scans what that is of, and says so behind the command, in a way that a shell passes over."""
+        name = pasting.known_name(handle.format)
         if _is_custom(registry.get(name)):
             return []
         words = ["pytest-quant", "scan", spec.source.name, "--format", name, "--reference", spec.reference]
@@ -278,9 +286,9 @@ class Explainer:
         if handle.checkpoint is not None:
             words += ["--checkpoint", handle.checkpoint.place]
         if gate.metric == "perplexity_delta":
-            for limit_name, limit in gate.limits:
-                words += [_SCAN_LIMITS[limit_name], f"{limit:g}"] if limit_name in _SCAN_LIMITS else []
-        return [shlex.join(words + _opening(spec))]
+            words += _budget(dict(gate.limits))
+        of = f"  # of {name}, which {handle.format.base} is a variant of" if handle.format.variant_of else ""
+        return [shlex.join(words + pasting.opening(spec.source)) + of]
 
     def _wider(self, spec: ModelSpec, handle: ModelHandle) -> str:
         """The smallest format of a better grade that runs here, with its bytes; empty where there is none."""
@@ -306,18 +314,32 @@ class Explainer:
         told = f'formats=["{name}"]: {registry.get(name).weights.num_bits} bits, runs here'
         if size is None:
             return told
-        return f"{told} in {size / 1e6:,.0f} MB of weights ({format.name}: {handle.weight_bytes / 1e6:,.0f})"
+        return f"{told} in {shown_bytes(size)} of weights ({format.name}: {shown_bytes(handle.weight_bytes)})"
 
     def _finer(self, spec: ModelSpec, format: Format) -> str:
         """Smaller groups, or calibration, where the format could have them."""
         size = format.parameters.get("group_size")
         if isinstance(size, int) and size > _SMALLEST_GROUP and not format.from_checkpoint:
-            name, base = f"{_plain(format.base)}-g{size // 2}", format.variant_of or format.base
+            name, base = f"{pasting.plain(format.base)}-g{size // 2}", pasting.known_name(format)
             return f'smaller groups, in conftest.py: variant("{base}", "{name}", group_size={size // 2})'
         model = shlex.quote(spec.source.name)
         if grade(format).rank > CALIBRATED.rank and format.weights.num_bits == 4 and self._runs(spec, "gptq"):
             return f"pytest-quant quantize {model} --format gptq, which is calibrated"
         return ""
+
+    def _apart(self, spec: ModelSpec, format: Format) -> Iterator[str]:
+        """Which of a format's weights and its KV cache hurts, or for wide weights a cache with more bits; nothing where
+        that cannot run here."""
+        if format.kv_cache is None:
+            return
+        if format.weights.num_bits < 16:
+            both = [format.base, f"{spec.reference}+{format.name.partition('+')[2]}"]
+            if runs := ", ".join(f'"{name}"' for name in both if self._runs(spec, name)):
+                yield f"tell weights from KV cache: formats=[{runs}]"
+            return
+        wider = f"{format.base}+kv-int8"
+        if format.kv_cache.stored.num_bits < 8 and self._runs(spec, wider):
+            yield f'the KV cache with more bits: formats=["{wider}"]'
 
     def _runs(self, spec: ModelSpec, name: str) -> bool:
         try:
@@ -332,43 +354,27 @@ def _order(format: Format) -> tuple[int, bool]:
     return grade(format).rank, format.input_activations is not None
 
 
-def _known_name(format: Format) -> str:
-    """What the command line knows a format by: the built-in one that a variant is of."""
-    return format.variant_of or format.base
-
-
 def _is_custom(format: Format) -> bool:
     """Whether only the test suite can load it (:func:`pytest_quant.formats.custom`)."""
     return format.name == format.backend == format.numeric
 
 
-def _plain(name: str) -> str:
-    return name.replace("@", "-")
-
-
-def _opening(spec: ModelSpec) -> list[str]:
-    words = ["--revision", spec.source.revision] if spec.source.revision else []
-    return words + (["--trust-remote-code"] if spec.source.trust_remote_code else [])
-
-
-def _apart(spec: ModelSpec, format: Format) -> str:
-    """A format of weights and KV cache: which of the two hurts."""
-    suffix = format.name.partition("+")[2]
-    if format.weights.num_bits >= 16:
-        more = f'formats=["{format.base}+kv-int8"]' if suffix != "kv-int8" else f'formats=["{format.base}"]'
-        return f"the KV cache with more bits: {more}"
-    return f'tell weights from KV cache: formats=["{format.base}", "{spec.reference}+{suffix}"]'
+def _budget(limits: Mapping[str, float]) -> list[str]:
+    """The gate's limit as a scan's budget, exactly; of several the first that a scan takes."""
+    found = next(((option, limits[name]) for name, option in _SCAN_LIMITS.items() if name in limits), None)
+    if found is None:
+        return []
+    option, limit = found
+    short = f"{limit:g}"
+    said = short if float(short) == limit else repr(limit)
+    return [option, said] if limit >= 0 else [f"{option}={said}"]
 
 
 def _without(spec: ModelSpec, format: Format, names: Sequence[str]) -> str:
     """The format that leaves these modules wide."""
-    names = names[:_ODD]
     if format.from_checkpoint:
-        words = ["pytest-quant", "quantize", spec.source.name, "--format", _known_name(format)]
-        words += [word for name in names for word in ("--exclude", name)]
-        return shlex.join(words + _opening(spec))
-    listed = ", ".join(f'"{name}"' for name in names)
-    return f'variant("{format.base}", "{_plain(format.base)}-mixed", exclude=[{listed}]) in conftest.py'
+        return shlex.join(word for words in pasting.quantize(spec.source, format, names[:_ODD]) for word in words)
+    return f"{pasting.mixed(format, names[:_ODD])[0]} in conftest.py"
 
 
 def _kinds(
@@ -498,6 +504,7 @@ def _loss(found: Concentration) -> dict[str, Any]:
 
 def _layers(found: Layers) -> dict[str, Any]:
     shown: dict[str, Any] = {"window": found.window, "tokens": found.tokens, "compared": found.compared}
+    shown["not_compared"] = found.apart
     if found.standing.moved:
         return {**shown, "moved": True}
     shown["standing_out"] = [_shown_odd(odd) for odd in found.standing.odd]

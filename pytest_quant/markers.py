@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from itertools import product
@@ -43,7 +44,7 @@ _SWITCHES = ("apply_chat_template", "fewshot_as_multiturn", "chat_template")
 _SHARES = {
     "token_agreement": ("min",),
     "generation_match": ("min", "min_prefix", "min_same"),
-    "task_accuracy": ("max_drop", "min_accuracy"),
+    "task_accuracy": ("min_accuracy",),
 }
 """Limits that are shares, and cannot be above 1."""
 
@@ -194,6 +195,7 @@ def _check_whole(mark: pytest.Mark, name: str, value: Any) -> None:
 
 def _prompts(mark: pytest.Mark, value: Any) -> Any:
     """A path, or texts."""
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
     texts = list(value) if isinstance(value, (list, tuple)) else [value]
     if value is not None and not (texts and all(isinstance(text, str) and text for text in texts)):
         raise UsageError(f"{_shown(mark, 'prompts')} must be a list of texts, or the path of a JSONL or text file")
@@ -233,6 +235,8 @@ def _limit(mark: pytest.Mark, name: str, value: Any) -> float:
     if name in _SHARES.get(mark.name, ()) and value > 1:
         units = "items" if mark.name == "task_accuracy" else "prompts" if name == "min_same" else "tokens"
         raise UsageError(f"{_shown(mark, name)} is a share of {units} and can be at most 1")
+    if name == "max_drop" and value >= 1:
+        raise UsageError(f"{_shown(mark, name)} is a share of items and must be below 1: it would always hold")
     if value == 0 and (name in _ABOVE_ZERO or (mark.name in _RATIOS and name != "min_effect")):
         raise UsageError(
             f"{_shown(mark, name)} must be above 0: it would {'always' if name.startswith('min') else 'never'} hold"

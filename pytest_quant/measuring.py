@@ -51,7 +51,7 @@ class Measuring:
 
         spec, quality = asked.spec, self._session.quality
         self._session.model(spec, asked.format)  # what cannot run here is skipped before anything is scored
-        self._require_unchanged(spec)
+        self._session.require_unchanged(spec)
         pair, total = quality.pair(spec, asked.format, asked.gate), quality.total(spec)
         early = bool(asked.gate.limits) and not self._settings.full
         look = min(MIN_WINDOWS, total) if early else total
@@ -73,7 +73,7 @@ class Measuring:
     def units(self, asked: Question) -> Measurement:
         """Items of a task or prompts, in the same way."""
         self._session.model(asked.spec, asked.format)
-        self._require_unchanged(asked.spec)
+        self._session.require_unchanged(asked.spec)
         sample = self._session.sample(asked.spec, asked.format, asked.gate)
         early = bool(asked.gate.limits) and not self._settings.full
         look = min(samples.FIRST_LOOK, sample.total) if early else sample.total
@@ -86,7 +86,7 @@ class Measuring:
                 )
                 sample.extend(min(look - sample.drawn, _AT_ONCE))
             measured = self._from_units(asked, sample)
-            if sample.drawn == sample.total or (early and _settled(asked, measured)):
+            if sample.drawn == sample.total or (early and sample.telling and _settled(asked, measured)):
                 break
             shown = f", {measured.quantity}"
             look = min(samples.next_look(sample.drawn), sample.total)
@@ -115,12 +115,14 @@ class Measuring:
 
         told = dict(asked.gate.parameters)
         numeric, strategy, size = (told.get(name) for name in ("numeric", "strategy", "group_size"))
-        self._session.model(asked.spec, asked.format)
-        self._require_unchanged(asked.spec)
-        what = asked.format if numeric is None else Rounding.asked(numeric, strategy, size)
-        scan = self._session.scan(asked.spec, what, told["of"], told["windows"])
-        found = answer(scan)
-        measured = self._measurement(asked, found.main, found.quantities, found.figures, protocol=scan.identity)
+        rounding = None if numeric is None else Rounding.asked(numeric, strategy, size)
+        scan = self._session.scan(asked.spec, rounding or asked.format, told["of"], told["windows"])
+        found = answer(scan, "kl" if {name for name, _ in asked.gate.limits} == {"max_kl"} else "nats")
+        proof: Mapping[str, Any] | None = None if rounding is None else {}
+        measured = self._measurement(asked, found.main, found.quantities, found.figures, scan.identity, proof=proof)
+        if rounding is not None:  # whatever the test's format is, it plays no part
+            identity = {**measured.identity, "format": {"name": rounding.name}}
+            measured = replace(measured, format=rounding.name, identity=identity)
         return replace(
             measured,
             windows=(scan.sample.used, scan.sample.total),
@@ -133,14 +135,6 @@ class Measuring:
         self._session.model(asked.spec, asked.format)
         quantities, figures = self._session.memory.measure(asked.spec, asked.format, asked.gate)
         return self._measurement(asked, "bytes", quantities, figures)
-
-    def _require_unchanged(self, spec: ModelSpec) -> None:
-        """:class:`NotMeasured` where a test changed a model that is to be scored: its word would be kept for others."""
-        if changed := [name for of, name in self._session.models.changed() if of == spec]:
-            raise NotMeasured(
-                f"the test's body changed the {' and the '.join(changed)} model that its gates would measure (modules, "
-                f"hooks, mode or weights); change a copy"
-            )
 
     @contextlib.contextmanager
     def _saving(self, spec: ModelSpec) -> Iterator[None]:
@@ -199,12 +193,13 @@ class Measuring:
                 f"nothing to recover; choose a task that it can do"
             )
         measured = self._measurement(
-            asked, found.main, found.quantities, found.figures, detail={"population": dict(sample.identity())}
+            asked, found.main, found.quantities, found.figures, protocol=dict(sample.identity())
         )
         return replace(
             measured,
             windows=(sample.drawn, sample.total),
             noun=sample.noun,
+            reference_stored=sample.reference_stored,
             confidence=None if sample.drawn == sample.total else self._settings.confidence,
             alpha=asked.alpha,
             scores=tuple(found.scores),
@@ -238,7 +233,7 @@ class Measuring:
     ) -> Measurement:
         spec, gate = asked.spec, asked.gate
         if proof is None:
-            corpus = None if protocol is None else protocol["corpus"]["sha256"]
+            corpus = (protocol or {}).get("corpus", {}).get("sha256")
             proof = self._session.model(spec, asked.format).figures(corpus)
         fingerprint = self._session.fingerprint(spec.source)
         return Measurement(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import PurePath
 from typing import Any
 
 from pytest_quant import baseline
@@ -46,7 +47,7 @@ def record(test: str, gate: Gate, measurement: Measurement, limit: Judgement) ->
         "proof": dict(measurement.proof),
     }
     if gate.parameters:
-        data["parameters"] = dict(gate.parameters)
+        data["parameters"] = {name: _named(name, value) for name, value in gate.parameters}
     if measurement.reference is not None:
         data["reference"] = measurement.reference
     if measurement.confidence is not None:
@@ -82,6 +83,12 @@ def record(test: str, gate: Gate, measurement: Measurement, limit: Judgement) ->
     data.update({name: number for name, number in measurement.figures.items() if math.isfinite(number)})
     data["limit_shown"] = ", ".join(LIMITS[gate.metric][name].shown(name, value) for name, value in gate.limits)
     return data
+
+
+def _named(name: str, value: Any) -> Any:
+    """A parameter as it is told: of a file or folder its name, which is the same on every machine."""
+    path = isinstance(value, str) and (name in ("include_path", "prompts") or value.endswith((".yaml", ".yml")))
+    return PurePath(value).name if path else value
 
 
 def _shape(quantity: Quantity) -> dict[str, Any]:

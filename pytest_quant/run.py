@@ -216,8 +216,12 @@ class Run:
         judge = self._judge(test, gate)
         try:
             measurement = self._measure(target, name, gate, judge)
-        except (Unsupported, UsageError):
+        except Unsupported:
             raise
+        except UsageError as error:
+            if not (gate.is_sampled or gate.is_scan):  # else it is of the model or the run, and of every gate
+                raise
+            return self._not_measured(test, target, name, gate, error), judge
         except QuantError as error:
             return self._not_measured(test, target, name, gate, error), judge
         return judge.decide(measurement, lambda count: self.session.reference_now(target.spec, count)), judge

@@ -26,6 +26,14 @@ class Sample(Protocol):
     def drawn(self) -> int:
         """Units that both models have answered, the first of the order."""
 
+    @property
+    def telling(self) -> bool:
+        """Whether what was drawn says anything: not while neither model has anything right."""
+
+    @property
+    def reference_stored(self) -> int:
+        """Of the units drawn, those for which the reference's answer came from the disk."""
+
     def extend(self, count: int) -> None:
         """Have both models answer up to ``count`` more."""
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_quant.building import Line
 from pytest_quant.cache import expanded, user_cache
@@ -17,6 +16,7 @@ from pytest_quant.progress import Quiet
 from pytest_quant.reference.commands import add_cache_dir
 from pytest_quant.settings import Settings
 from pytest_quant.spec import ModelSpec
+from pytest_quant.writing import json_file, write_json
 
 if TYPE_CHECKING:
     from pytest_quant.formats.rounding import Rounding
@@ -45,7 +45,9 @@ def add(commands: Subparsers) -> None:
     how.add_argument("--corpus", metavar="NAME", default="python-docs", help="as --quant-corpus (%(default)s)")
     how.add_argument("--protocol", metavar="NAME", default="gptq-512", help="as --quant-protocol (%(default)s)")
     how.add_argument("--chat-template", action="store_true", help="as --quant-chat-template")
-    budget = parser.add_argument_group("a budget that the rest is to keep once the worst layers stay wide")
+    budget = parser.add_argument_group(
+        "a budget that the rest is to keep once the worst layers stay wide (exit code 1 where all of them do not do)"
+    )
     limits = budget.add_mutually_exclusive_group()
     limits.add_argument("--max", metavar="PPL", type=float, help="perplexity above the reference's")
     limits.add_argument("--max-ratio", metavar="R", type=float, help="perplexity over the reference's")
@@ -59,7 +61,7 @@ def add(commands: Subparsers) -> None:
 
 
 def run(told: argparse.Namespace) -> int:
-    """Scan, print the table and, for a budget, what to keep wide."""
+    """Scan, print the table and, for a budget, what to keep wide; 1 where the budget is not kept even so."""
     from pytest_quant.report import sensitivity as report
     from pytest_quant.sensitivity import Sensitivity
     from pytest_quant.session import Session
@@ -67,6 +69,7 @@ def run(told: argparse.Namespace) -> int:
     if told.top < 1:
         raise UsageError("--top must be 1 or more")
     asked, budget, spec = _asked(told), _budget(told), _spec(told)
+    place = json_file(told.json, "--json") if told.json else None
     settings = Settings(
         corpus=told.corpus,
         protocol=told.protocol,
@@ -80,16 +83,16 @@ def run(told: argparse.Namespace) -> int:
     sensitivity = Sensitivity(settings, session.device, session.population, session.model, progress)
     of = "block" if told.blocks else "layer"
     scan = sensitivity.scan(spec, asked, of=of, windows=told.windows, only=told.only)
-    record: dict[str, Any] = scan.record()
+    record, code = scan.record(), 0
     print(report.render(scan, told.top))
     if budget is not None:
         sys.stdout.flush()
         kept = sensitivity.keep(spec, asked, scan, budget)
-        record["keep"] = kept.record()
+        record["keep"], code = kept.record(), 0 if kept.holds else 1
         print(f"\n{report.render_kept(scan, kept)}")
-    if told.json:
-        expanded(told.json).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return 0
+    if place is not None:
+        write_json(place, record)
+    return code
 
 
 def _asked(told: argparse.Namespace) -> str | Rounding:

@@ -56,19 +56,16 @@ class Sensitivity:
         of: str = "layer",
         windows: int = WINDOWS,
         only: Sequence[str] = (),
-        enough: Callable[[Scan], bool] | None = None,
     ) -> Scan:
         """Every layer (``of="block"``: decoder block) alone in the format, or with its weight rounded.
 
-        Windows are the first of the run's population in its drawn order; ``enough`` is asked after each from the eighth
-        on whether the rest is needed. ``only`` are patterns of names. Raises :class:`UsageError` for a question without
-        sense, :class:`NotMeasured` where the format has no layers of its own or the reference gives NaN,
-        :class:`ProofFailed` where nothing changes, and what loading the models raises.
+        Windows are the first of the run's population in its drawn order. ``only`` are patterns of names. Raises
+        :class:`UsageError` for a question without sense, :class:`NotMeasured` where the format has no layers of its own
+        or the reference no finite perplexity, :class:`ProofFailed` where nothing changes, and what loading the models
+        raises.
         """
-        from pytest_quant.stats.sequence import MIN_WINDOWS
-
         begun = time.monotonic()
-        _check(spec, asked, of, windows)
+        _check(spec, asked, of, windows, only)
         pair = self._pair(spec, asked)
         found = candidates.chosen(pair.candidates, of, only)
         if not found.layers:
@@ -85,22 +82,40 @@ class Sensitivity:
                     whole.append(scored.whole)
                     for effect, one in zip(effects, scored.layers, strict=True):
                         effect.append(one)
-                    so_far = self._found(spec, pair, found, of, drawn, nll, whole, effects, replay.reused, begun)
-                    if enough is not None and number >= MIN_WINDOWS and enough(so_far):
-                        break
+                reused = replay.reused
         finally:
             self._progress.clear()
-        if all(value == 0.0 for row in (*so_far.rows, so_far.whole) for value in (*row.effect.nats, *row.effect.kl)):
+        sample = self._sample(spec, drawn, nll)
+        made = Scan(
+            model=spec.source.short,
+            format=pair.name,
+            reference=spec.reference,
+            of=of,
+            rows=metric.scanned(found.layers, [_effect(effect) for effect in effects], sample),
+            whole=_whole(pair, _effect(whole), sample),
+            sample=sample,
+            left_out=found.left_out,
+            identity=self._population.windows(spec.source).identity,
+            reused=reused,
+            seconds=time.monotonic() - begun,
+            source=spec.source,
+            complete=not only or _modules(found) == _modules(candidates.chosen(pair.candidates, of, ())),
+            head=found.head,
+            group_size=asked.size if isinstance(asked, Rounding) else None,
+            smaller_groups=_smaller_groups(asked, found) if isinstance(asked, Rounding) else (),
+        )
+        if all(value == 0.0 for row in (*made.rows, made.whole) for value in (*row.effect.nats, *row.effect.kl)):
             raise ProofFailed(
-                f"none of {len(so_far.rows)} layers of {spec.source.short} in {pair.name} changes what the model says "
+                f"none of {len(made.rows)} layers of {spec.source.short} in {pair.name} changes what the model says "
                 f"in {len(nll)} windows: the format was not applied"
             )
-        return so_far
+        return made
 
     def keep(self, spec: ModelSpec, asked: str | Rounding, scan: Scan, budget: Budget) -> Kept:
-        """The fewest of the scan's worst layers that must stay wide for a budget, verified on the scan's windows."""
+        """The fewest of the scan's layers, sorted by KL or by nats, that must stay wide for a budget, verified on the
+        scan's windows."""
         pair = self._pair(spec, asked)
-        drawn = self._windows(spec, pair, scan.sample.total)[: scan.sample.used]
+        drawn = self._windows(spec, pair, scan.sample.used)
 
         def measure(kept: Sequence[Row]) -> Effect:
             names = [name for row in kept for name in row.layer.modules]
@@ -147,41 +162,13 @@ class Sensitivity:
             raise NotMeasured(f"the {pair.reference.format.name} reference gave no finite perplexity in {where}")
         return _Scored(nll, _mean(window, whole), [_mean(window, changes) for changes in layers])
 
-    def _found(
-        self,
-        spec: ModelSpec,
-        pair: _Pair,
-        found: Candidates,
-        of: str,
-        drawn: Sequence[Window],
-        nll: Sequence[float],
-        whole: Sequence[tuple[float, float]],
-        effects: Sequence[Sequence[tuple[float, float]]],
-        reused: bool,
-        begun: float,
-    ) -> Scan:
-        used = drawn[: len(nll)]
-        sample = Sampled(
+    def _sample(self, spec: ModelSpec, drawn: Sequence[Window], nll: Sequence[float]) -> Sampled:
+        return Sampled(
             nll=tuple(nll),
-            weights=tuple(float(window.weight) for window in used),
-            tokens=tuple(window.scored for window in used),
-            total=len(drawn),
+            weights=tuple(float(window.weight) for window in drawn),
+            tokens=tuple(window.scored for window in drawn),
             alpha=1.0 - self._settings.confidence,
             text=len(self._population.windows(spec.source).drawn),
-        )
-        rows = metric.scanned(found.layers, [_effect(effect) for effect in effects], sample)
-        return Scan(
-            model=spec.source.short,
-            format=pair.name,
-            reference=spec.reference,
-            of=of,
-            rows=rows,
-            whole=_whole(pair, _effect(whole), sample),
-            sample=sample,
-            left_out=found.left_out,
-            identity=self._population.windows(spec.source).identity,
-            reused=reused,
-            seconds=time.monotonic() - begun,
         )
 
 
@@ -256,11 +243,15 @@ class _Formatted(_Pair):
         return Change(found.nll.astype("float64") - nll, found.kl.astype("float64"))
 
 
-def _check(spec: ModelSpec, asked: str | Rounding, of: str, windows: int) -> None:
+def _check(spec: ModelSpec, asked: str | Rounding, of: str, windows: int, only: Sequence[str]) -> None:
+    if not isinstance(asked, (str, Rounding)):
+        raise UsageError(f"{asked!r} cannot be scanned: give the name of a format or a Rounding")
     if of not in ("layer", candidates.BLOCK):
         raise UsageError(f'of={of!r}: a scan is of="layer" or of="block"')
-    if windows < 1:
-        raise UsageError(f"windows={windows}: a scan needs one window at least")
+    if type(windows) is not int or windows < 1:
+        raise UsageError(f"windows={windows!r}: a scan needs one window at least, a whole number")
+    if isinstance(only, str) or not all(isinstance(pattern, str) for pattern in only):
+        raise UsageError(f"only={only!r}: give a list of patterns of names")
     if isinstance(asked, Rounding):
         asked.check()
         return
@@ -288,8 +279,20 @@ def _effect(found: Sequence[tuple[float, float]]) -> Effect:
     return Effect(tuple(nats for nats, _ in found), tuple(kl for _, kl in found))
 
 
+def _modules(found: Candidates) -> set[str]:
+    return {name for layer in found.layers for name in layer.modules}
+
+
+def _smaller_groups(asked: Rounding, found: Candidates) -> tuple[int, ...]:
+    """Group sizes in use other than the one that was asked for."""
+    sizes = {found.roundings[name].size for name in _modules(found)}
+    return tuple(sorted((size for size in sizes if size is not None and size != asked.size), reverse=True))
+
+
 def _whole(pair: _Pair, effect: Effect, sample: Sampled) -> Row:
-    layers = pair.candidates.layers
-    saved = [layer.bytes_saved or 0 for layer in layers]
-    layer = Layer(pair.name, "whole", None, sum(one.weights for one in layers), sum(saved), ())
-    return Row(layer, effect, *sample.estimates(effect, 2), sample.of_text(effect))
+    """Of all parts of the format: tables are none."""
+    layers = [layer for layer in pair.candidates.layers if layer.kind not in candidates.TABLES]
+    saved = [layer.bytes_saved for layer in layers]
+    total = None if None in saved else sum(size or 0 for size in saved)
+    layer = Layer(pair.name, "whole", None, sum(one.weights for one in layers), total, ())
+    return Row(layer, effect, *sample.estimates(effect), sample.of_text(effect))

@@ -202,6 +202,7 @@ class Session:
 
     def scan(self, spec: ModelSpec, asked: str | Rounding, of: str, windows: int) -> Scan:
         """What each layer costs that is put into a format, or rounded, alone; made once."""
+        self.require_unchanged(spec)
         key = (spec, asked, of, windows)
         if key not in self._scans:
             work = partial(self.sensitivity.scan, spec, asked, of=of, windows=windows)
@@ -210,6 +211,7 @@ class Session:
 
     def keep(self, spec: ModelSpec, asked: str | Rounding, scan: Scan, budget: Budget) -> Kept:
         """The fewest of a scan's layers that must stay wide for a budget."""
+        self.require_unchanged(spec)
         return self._in_memory("what to keep wide", partial(self.sensitivity.keep, spec, asked, scan, budget))
 
     def sample(self, spec: ModelSpec, format_name: str, gate: Gate) -> Sample:
@@ -236,6 +238,14 @@ class Session:
                 asked.forget(spec)
             self._scans = {key: scan for key, scan in self._scans.items() if key[0] != spec}
         return [name for _, name in changed]
+
+    def require_unchanged(self, spec: ModelSpec) -> None:
+        """:class:`NotMeasured` where a test changed a model that is to be scored: its word would be kept for others."""
+        if changed := [name for of, name in self.models.changed() if of == spec]:
+            raise NotMeasured(
+                f"the test's body changed the {' and the '.join(changed)} model that its gates would measure (modules, "
+                f"hooks, mode or weights); change a copy"
+            )
 
     def recover(self) -> None:
         """After a test: give back what its own code held when it ran out of memory."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from pytest_quant.errors import UsageError
 def read(path: Path, column: str | None) -> tuple[str, ...] | tuple[Conversation, ...]:
     """Documents of all lines that are not blank: objects with the column, or bare texts. :class:`UsageError` names
     the line of a mistake."""
-    return rows.documents(_values(path, column))
+    return rows.documents(values(path, column))
 
 
-def _values(path: Path, column: str | None) -> Iterator[tuple[str, Any]]:
+def values(path: Path, column: str | None, columns: Sequence[str] = rows.COLUMNS) -> Iterator[tuple[str, Any]]:
+    """What each line that is not blank holds, in the ``column`` or the first of ``columns`` that it has, with its
+    place. :class:`UsageError` as :func:`read`."""
     for number, line in enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
         if not line.strip():
             continue
@@ -31,7 +33,7 @@ def _values(path: Path, column: str | None) -> Iterator[tuple[str, Any]]:
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{place} is not JSON: {error}; write one document a line") from None
         if isinstance(value, dict):
-            value = value[rows.column_of(value, column, place)]
+            value = value[rows.column_of(value, column, place, columns)]
         elif not isinstance(value, str):
             raise UsageError(f"{place} is neither an object nor a text; write one document a line")
         yield place, value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from pytest_quant.corpora.corpus import Conversation
@@ -12,13 +12,13 @@ COLUMNS = ("text", "page", "content", "messages")
 """Where a document is looked for, in this order."""
 
 
-def column_of(names: Collection[str], asked: str | None, place: str) -> str:
-    """The column ``asked`` for, else the first of :data:`COLUMNS`; :class:`UsageError` where there is none."""
-    found = next((name for name in ((asked,) if asked else COLUMNS) if name in names), None)
+def column_of(names: Collection[str], asked: str | None, place: str, columns: Sequence[str] = COLUMNS) -> str:
+    """The column ``asked`` for, else the first of ``columns``; :class:`UsageError` where there is none."""
+    found = next((name for name in ((asked,) if asked else columns) if name in names), None)
     if found is None:
         there = ", ".join(sorted(map(str, names))[:8]) or "nothing"
         raise UsageError(
-            f"{place} has {there}, but no {asked or ', '.join(COLUMNS[:-1]) + ' or ' + COLUMNS[-1]}; "
+            f"{place} has {there}, but no {asked or ', '.join(columns[:-1]) + ' or ' + columns[-1]}; "
             f"name the column after the file, as in data.jsonl:COLUMN"
         )
     return found

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pytest_quant.engines.shape import eligible
+from pytest_quant.errors import NotFinite, UsageError
+from pytest_quant.formats import registry
+from pytest_quant.formats.proof import is_excluded
 from pytest_quant.formats.rounding import Rounding, rounded
 from pytest_quant.formats.storage import footprint
 
 if TYPE_CHECKING:
     import torch
 
+    from pytest_quant.engines.transformers import TransformersModel
+    from pytest_quant.formats.backend import Backend
     from pytest_quant.model import ModelHandle
 
 KINDS = ("attention", "mlp", "other", "embedding", "head")
 BLOCK = "block"
 TABLES = ("embedding", "head")
+_WIDE = 16
+"""Bits of a weight from which on it is in no quantized format."""
 _ATTENTION = ("attn", "attention", "q_proj", "k_proj", "v_proj", "o_proj", "qkv", "query_key_value")
 _MLP = ("mlp", "ffn", "feed_forward", "feedforward", "moe", "expert", "fc1", "fc2", "gate_proj", "up_proj", "down_proj")
 
@@ -50,6 +58,10 @@ class Candidates:
     """For each module, by full name, what stands in for it in the format."""
     left_out: tuple[str, ...] = ()
     """Matrices that a product uses and that are no module of their own, such as fused experts."""
+    head: str | None = None
+    """Full name of the output head."""
+    roundings: Mapping[str, Rounding] = field(default_factory=lambda: MappingProxyType({}))
+    """For each module, by full name, its rounding: with smaller groups where those asked for do not fit."""
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -75,39 +87,59 @@ def blocks(model: Any) -> tuple[str, Sequence[Any]] | None:
 
 def of_format(reference: ModelHandle, quantized: ModelHandle) -> Candidates:
     """The layers of the reference for which the modules of the same name in a quantized model can stand in: all that
-    its format did not leave wide."""
+    its format did not leave wide, whatever type that model computes in."""
     ours, theirs = dict(reference.model.named_modules()), dict(quantized.model.named_modules())
     wide = {name.rpartition(".")[0] for name in quantized.proof.left_out}
+    backend = registry.backend(quantized.format)
     casts = _casts(reference.model, quantized.model)
     names, absent = [], []
     for weight in eligible(reference.model):
         name = weight.rpartition(".")[0]
         if not _is_linear(ours[name]) or name not in theirs:
             absent.append(weight)
-        elif name not in wide and _differs(ours[name], theirs[name]):
+        elif name in wide or is_excluded(weight, quantized.format):
+            continue
+        elif _differs(ours[name], theirs[name]):
             names.append(name)
-    names += [name for name in _tables(reference.model, ours) if name in theirs and _differs(ours[name], theirs[name])]
-    saved = {name: footprint(ours[name]).total - footprint(theirs[name]).total for name in names}
+    tables = (name for name in _tables(reference.model, ours) if name in theirs)
+    names += [name for name in tables if _is_narrow(theirs[name], backend) and _differs(ours[name], theirs[name])]
+    tied = _tied(reference.model, ours)
+    saved = {name: footprint(ours[name]).total - footprint(theirs[name]).total for name in names if name not in tied}
     stand_ins = {name: _Cast(theirs[name], *casts) if casts else theirs[name] for name in names}
-    return Candidates(_layers(reference.model, ours, names, saved), stand_ins, tuple(absent))
+    layers = _layers(reference.model, ours, names, saved)
+    return Candidates(layers, stand_ins, tuple(absent), _head(reference.model, ours))
 
 
-def of_rounding(reference: ModelHandle, rounding: Rounding) -> Candidates:
-    """Every linear layer, the input embedding and the output head of the reference, each with its weight rounded when
-    it is asked for. Tables that are tied are rounded in one of their uses only."""
-    ours = dict(reference.model.named_modules())
-    weights = {weight: weight.rpartition(".")[0] for weight in eligible(reference.model)}
+def of_rounding(reference: ModelHandle | TransformersModel, rounding: Rounding) -> Candidates:
+    """Every linear layer, the input embedding and the output head of a model, each with its weight rounded when it is
+    asked for. Tables that are tied are rounded in one of their uses only, which saves nothing. :class:`UsageError`
+    where no size of groups divides a layer's rows."""
+    model = reference.model
+    ours = dict(model.named_modules())
+    weights = {weight: weight.rpartition(".")[0] for weight in eligible(model)}
     absent = [weight for weight, name in weights.items() if not _is_linear(ours[name])]
     names = [name for name in weights.values() if _is_linear(ours[name])]
-    names += _tables(reference.model, ours)
-    stand_ins = _Rounded({name: ours[name] for name in names}, rounding)
+    names += _tables(model, ours)
+    roundings = {name: _fitted(name, ours[name], rounding) for name in names}
+    stand_ins = _Rounded({name: ours[name] for name in names}, roundings)
     saved = {}
-    for name in names:
-        weight = ours[name].weight
-        columns = weight.shape[0 if _is_transposed(ours[name]) else -1]
-        bits = rounding.fitted(columns).bits(columns)
+    for name in set(names) - _tied(model, ours):
+        weight, bits = ours[name].weight, roundings[name].bits(columns(ours[name]))
         saved[name] = round(weight.numel() * (weight.element_size() - bits / 8))
-    return Candidates(_layers(reference.model, ours, names, saved), stand_ins, tuple(absent))
+    layers = _layers(model, ours, names, saved)
+    return Candidates(layers, stand_ins, tuple(absent), _head(model, ours), roundings)
+
+
+def columns(module: Any) -> int:
+    """Inputs of a linear layer, or a table's width: the length of the rows that are rounded."""
+    return int(module.weight.shape[0 if _is_transposed(module) else -1])
+
+
+def _fitted(name: str, module: Any, rounding: Rounding) -> Rounding:
+    try:
+        return rounding.fitted(columns(module))
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from None
 
 
 def put_back(reference: ModelHandle, quantized: ModelHandle, names: Sequence[str]) -> dict[str, Any]:
@@ -127,7 +159,7 @@ def chosen(found: Candidates, of: str, only: Sequence[str]) -> Candidates:
             if layer.depth is not None:
                 by_depth.setdefault(layer.depth, []).append(layer)
         layers = [_together(depth, parts) for depth, parts in sorted(by_depth.items())]
-    return Candidates(tuple(layers), found.stand_ins, found.left_out)
+    return replace(found, layers=tuple(layers))
 
 
 def _together(depth: int, parts: Sequence[Layer]) -> Layer:
@@ -191,6 +223,26 @@ def _tables(model: Any, modules: Mapping[str, Any]) -> list[str]:
     return [name for name, module in named if getattr(module, "weight", None) is not None]
 
 
+def _tied(model: Any, modules: Mapping[str, Any]) -> set[str]:
+    """Names of the tables that share a weight: to put one of its uses into a format saves nothing."""
+    tables = _tables(model, modules)
+    weights = [modules[name].weight for name in tables]
+    return set(tables) if len(weights) == 2 and weights[0] is weights[1] else set()
+
+
+def _head(model: Any, modules: Mapping[str, Any]) -> str | None:
+    head = model.get_output_embeddings()
+    return next((name for name, module in modules.items() if module is head), None)
+
+
+def _is_narrow(module: Any, backend: Backend) -> bool:
+    """Whether a format's backend says that a module is stored in it, and its bytes where they are the only proof."""
+    stored = backend.stored(module)
+    if stored is None or stored.num_bits >= _WIDE:
+        return False
+    return not backend.by_bytes or 8 * footprint(module).total < _WIDE * module.weight.numel()
+
+
 def _is_linear(module: Any) -> bool:
     import torch
 
@@ -245,16 +297,19 @@ _KEPT = 1 << 30
 class _Rounded(Mapping[str, Any]):
     """A twin of each module with its weight rounded; the module itself is left as it is."""
 
-    def __init__(self, modules: Mapping[str, Any], rounding: Rounding) -> None:
+    def __init__(self, modules: Mapping[str, Any], roundings: Mapping[str, Rounding]) -> None:
         self._modules = modules
-        self._rounding = rounding
+        self._roundings = roundings
         self._kept: dict[str, Any] = {}
         self._bytes = 0
 
     def __getitem__(self, name: str) -> Any:
         if name in self._kept:
             return self._kept[name]
-        twin = _twin(self._modules[name], self._rounding)
+        try:
+            twin = _twin(self._modules[name], self._roundings[name])
+        except NotFinite as error:
+            raise NotFinite(f"{name}: {error}") from None
         size = twin.weight.numel() * twin.weight.element_size()
         if self._bytes + size <= _KEPT:
             self._kept[name] = twin
@@ -273,7 +328,7 @@ def _twin(module: Any, rounding: Rounding) -> Any:
 
     weight = module.weight.detach()
     rows = weight.T if _is_transposed(module) else weight
-    found = rounded(rows.contiguous(), rounding.fitted(rows.shape[-1]))
+    found = rounded(rows.contiguous(), rounding)
     twin = copy.copy(module)
     twin.__dict__.pop("forward", None)
     twin._parameters = {

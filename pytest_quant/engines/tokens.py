@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, tzinfo
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-CHAT_DATE = "26 Jul 2024"
-"""For chat templates that would print today's: tomorrow it would be another text."""
+CHAT_DAY = datetime(2024, 7, 26)
+"""For chat templates that would print today's date: tomorrow it would be another text."""
 
 
 class Tokens:
@@ -23,6 +25,16 @@ class Tokens:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+
+    @property
+    def tokenizer(self) -> Any:
+        """That of Hugging Face."""
+        return self._tokenizer
+
+    @property
+    def can_chat(self) -> bool:
+        """Whether it has a chat template."""
+        return bool(getattr(self._tokenizer, "chat_template", None))
 
     def stream(self, text: str) -> NDArray[np.int64]:
         """Tokens of the text with the special tokens that the tokenizer itself adds; :class:`NotMeasured` if none."""
@@ -35,20 +47,13 @@ class Tokens:
     def chat(self, messages: Sequence[Mapping[str, str]], *, to_be_answered: bool = False) -> str:
         """The messages as the tokenizer's chat template writes them, with the beginning of an answer where they are
         ``to_be_answered``; :class:`UsageError` where it has none, or refuses them."""
-        if not getattr(self._tokenizer, "chat_template", None):
+        if not self.can_chat:
             raise UsageError(
                 "the tokenizer has no chat template; leave out --quant-chat-template, or use a model tuned for chat"
             )
         try:
             with quiet():
-                return str(
-                    self._tokenizer.apply_chat_template(
-                        [dict(each) for each in messages],
-                        tokenize=False,
-                        date_string=CHAT_DATE,
-                        add_generation_prompt=to_be_answered,
-                    )
-                )
+                return write_chat(self._tokenizer, messages, add_generation_prompt=to_be_answered)
         except Exception as error:
             reason = (str(error) or type(error).__name__).strip().splitlines()[0][:300]
             roles = ", ".join(message["role"] for message in messages[:6])
@@ -88,3 +93,37 @@ class Tokens:
         if not ids:
             raise NotMeasured("the corpus has no tokens: it is empty, or the tokenizer knows none of it")
         return np.asarray(ids, dtype=np.int64)
+
+
+def write_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], **arguments: Any) -> str:
+    """The messages as the tokenizer's chat template writes them on :data:`CHAT_DAY`. Raises what that raises."""
+    with _on_that_day():
+        return str(
+            tokenizer.apply_chat_template(
+                [dict(each) for each in messages],
+                tokenize=False,
+                date_string=CHAT_DAY.strftime("%d %b %Y"),
+                **arguments,
+            )
+        )
+
+
+class _ThatDay(datetime):
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> _ThatDay:
+        day = CHAT_DAY
+        return cls(day.year, day.month, day.day, tzinfo=tz)
+
+
+@contextlib.contextmanager
+def _on_that_day() -> Iterator[None]:
+    """What a template gets of ``strftime_now``. It is a global of the template's, and no function can be passed in its
+    place: transformers (5.23, ``render_jinja_template``) lets no callable through."""
+    from transformers.utils import chat_template_utils
+
+    today = chat_template_utils.datetime
+    chat_template_utils.datetime = _ThatDay
+    try:
+        yield
+    finally:
+        chat_template_utils.datetime = today

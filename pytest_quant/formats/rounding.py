@@ -76,7 +76,7 @@ class Rounding:
 
     def check(self) -> None:
         """:class:`UsageError` where there is no such rounding."""
-        if not re.fullmatch(r"int[2-8]|fp8|nf4|fp4", self.numeric):
+        if not isinstance(self.numeric, str) or not re.fullmatch(r"int[2-8]|fp8|nf4|fp4", self.numeric):
             raise UsageError(f"numeric={self.numeric!r}: weights are rounded to int2 ... int8, fp8, nf4 or fp4")
         if self.strategy not in STRATEGIES:
             raise UsageError(f"strategy={self.strategy!r} is not one of {', '.join(STRATEGIES)}")

@@ -178,11 +178,13 @@ def _too_tight(measurement: Measurement, name: str, kind: LimitKind, limit: floa
     if not quantity.detectable > abs(limit - kind.nothing) or measurement.windows is None:
         return ""
     more = "text" if measurement.noun == "windows" else measurement.noun
-    if not math.isfinite(quantity.detectable):
+    if not math.isfinite(quantity.detectable) or measurement.windows[1] == 1:
         return (
             f"{kind.shown(name, limit)} is tested on a single {measurement.noun[:-1]}, which is no sample of anything; "
             f"give more {more}"
         )
+    if measurement.noun != "windows" and quantity.detectable >= 1.0:
+        return f"{kind.shown(name, limit)} is tested on {measurement.windows[1]} {more}, too few to tell; give more"
     return (
         f"{kind.shown(name, limit)} is tighter than {measurement.windows[1]} {measurement.noun} can test: as a sample "
         f"of such {more} they detect differences from "

@@ -116,7 +116,8 @@ def _paired(now: Measurement, then: Accepted, effect: float) -> Change:
         )
     changes = [after - before for after, before in zip(now.scores, then.scores, strict=False)]
     if now.metric in SAMPLED:  # few values, most of them 0: no normal approximation
-        moved = betting.weighted_mean(changes, now.weights, total, now.alpha or 0.01, low=-1.0, high=1.0)
+        equal = "weights" not in now.identity.get("protocol", {})
+        moved = betting.weighted_mean(changes, now.weights, total, now.alpha or 0.01, low=-1.0, high=1.0, equal=equal)
     else:
         moved = sequence.mean(changes, now.weights, total, now.alpha or 0.01)
     unit = _SHARES.get(now.metric, "nats a token")

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pytest_quant.errors import NotMeasured
 from pytest_quant.gates.measurement import Quantity
 from pytest_quant.stats import betting
 from pytest_quant.stats.sequence import Estimate
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -28,11 +22,12 @@ class ItemScore:
 
 
 def task_accuracy(
-    scores: Sequence[ItemScore], total: int, alpha: float
+    scores: Sequence[ItemScore], total: int, alpha: float, *, equal: bool = False
 ) -> tuple[Mapping[str, Quantity], Mapping[str, float]]:
     """Of all ``total`` items, from the first of them in a random order: quantities ``drop`` (reference minus format),
     ``recovery`` (format over reference) and ``reference_accuracy``; figures ``format_value`` and ``reference_value`` of
-    the items seen, how many of them were ``lost`` and ``gained``, and ``mcnemar_p`` once all are.
+    the items seen, how many of them were ``lost`` and ``gained``, and ``mcnemar_p`` once all are. ``equal`` says that
+    every item of the whole task counts the same.
 
     ``recovery`` is left out where all items are seen and the reference has none right but the format has.
     :class:`NotMeasured` where neither model has anything right in the whole task: nothing could be lost.
@@ -47,8 +42,8 @@ def task_accuracy(
             f"neither model has any of the {total} items right, so none can be lost; choose a task that the model can "
             f"do"
         )
-    accuracy = betting.weighted_mean(reference, weights, total, alpha, low=0.0, high=1.0)
-    drop = betting.weighted_mean(reference - format, weights, total, alpha, low=-1.0, high=1.0)
+    accuracy = betting.weighted_mean(reference, weights, total, alpha, low=0.0, high=1.0, equal=equal)
+    drop = betting.weighted_mean(reference - format, weights, total, alpha, low=-1.0, high=1.0, equal=equal)
     quantities = {
         "drop": _quantity(drop, "share"),
         "reference_accuracy": _quantity(accuracy, "share"),
@@ -57,7 +52,7 @@ def task_accuracy(
         quantities["recovery"] = _quantity(betting.ratio(weights * format, weights * reference, total, alpha), "x")
     lost, gained = int((format < reference).sum()), int((format > reference).sum())
     figures = {
-        "format_value": _weighted(format, weights),
+        "format_value": betting.average(format, weights),
         "reference_value": accuracy.value,
         "lost": float(lost),
         "gained": float(gained),
@@ -70,12 +65,11 @@ def task_accuracy(
 def mcnemar(lost: int, gained: int) -> float:
     """Exact two-sided p of McNemar's test: that as many items or more would go one way if either way were as likely."""
     changed = lost + gained
-    tail = sum(math.comb(changed, k) for k in range(min(lost, gained) + 1))
+    ways, tail = 1, 0
+    for k in range(min(lost, gained) + 1):
+        tail += ways
+        ways = ways * (changed - k) // (k + 1)  # from each binomial coefficient to the next, in whole numbers
     return min(2 * tail / (1 << changed), 1.0)
-
-
-def _weighted(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
-    return float(math.fsum(values * weights) / math.fsum(weights))
 
 
 def _quantity(found: Estimate, unit: str) -> Quantity:

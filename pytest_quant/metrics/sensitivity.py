@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import mul
 from typing import Any
 
 from pytest_quant.engines.candidates import KINDS, TABLES, Layer
-from pytest_quant.errors import NotFinite, UsageError
+from pytest_quant.engines.source import ModelSource
+from pytest_quant.errors import NotFinite, NotMeasured, UsageError
 from pytest_quant.gates.measurement import Quantity
 from pytest_quant.metrics.answer import Answer
 from pytest_quant.metrics.evidence import perplexity
@@ -31,28 +33,43 @@ class Effect:
 
 @dataclass(frozen=True)
 class Sampled:
-    """The windows that a scan used, the first of those it was asked for, and what its intervals hold at."""
+    """The windows that a scan used, and what its intervals hold at. :class:`NotMeasured` where the reference's
+    perplexity in them is no finite number."""
 
     nll: tuple[float, ...]
     """The reference's, of each window, nats a token (or word)."""
     weights: tuple[float, ...]
     """What each window's NLL counts: its predicted tokens, or words."""
     tokens: tuple[int, ...]
-    total: int
-    """Windows asked for: the finite population."""
     alpha: float
-    """Error rate of all intervals together."""
+    """Error rate of each interval."""
     text: int | None = None
     """Windows of the whole text, of which these are the first drawn."""
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.reference_perplexity):
+            raise NotMeasured(
+                f"the reference's perplexity in {self.used} windows is no finite number (mean NLL {self._mean:.4g} "
+                f"nats): nothing can be compared with it"
+            )
 
     @property
     def used(self) -> int:
         return len(self.nll)
 
     @property
+    def total(self) -> int:
+        """Windows asked for: all of them are used."""
+        return self.used
+
+    @property
     def reference_perplexity(self) -> float:
         """Of the windows used."""
-        return perplexity(sequence.mean(self.nll, self.weights, self.total, 0.5).value)
+        return perplexity(self._mean)
+
+    @property
+    def _mean(self) -> float:
+        return math.fsum(map(mul, self.nll, self.weights)) / math.fsum(self.weights)
 
     def of_text(self, effect: Effect) -> tuple[Estimate, Estimate] | None:
         """Nats and KL over the whole text, each interval by itself at the error rate; None where these windows are all
@@ -63,16 +80,13 @@ class Sampled:
         kl = sequence.mean(effect.kl, [float(count) for count in self.tokens], self.text, self.alpha)
         return (nats, replace(kl, low=max(kl.low, 0.0))) if math.isfinite(nats.low) else None
 
-    def estimates(self, effect: Effect, questions: int) -> tuple[Estimate, Estimate]:
-        """Nats and KL over all windows asked for, each at its share of the error; infinite where the changed model gave
-        NaN or infinity."""
+    def estimates(self, effect: Effect) -> tuple[Estimate, Estimate]:
+        """Nats and KL of these windows, exact; infinite where the changed model gave NaN or infinity."""
         if not effect.finite:
             broken = Estimate(math.inf, math.inf, math.inf)
             return broken, broken
-        alpha = self.alpha / questions
-        nats = sequence.mean(effect.nats, self.weights, self.total, alpha)
-        kl = sequence.mean(effect.kl, [float(count) for count in self.tokens], self.total, alpha)
-        return nats, replace(kl, low=max(kl.low, 0.0))
+        nats = sequence.mean(effect.nats, self.weights, self.used, self.alpha)
+        return nats, sequence.mean(effect.kl, [float(count) for count in self.tokens], self.used, self.alpha)
 
 
 @dataclass(frozen=True)
@@ -125,6 +139,16 @@ class Scan:
     reused: bool
     """Whether the blocks before a layer were taken from the reference's run."""
     seconds: float
+    source: ModelSource
+    """The model as a command line names it."""
+    complete: bool = True
+    """Whether the rows are all layers that the format could have, or patterns of names chose some."""
+    head: str | None = None
+    """Full name of the output head."""
+    group_size: int | None = None
+    """Of a rounding with groups, as asked."""
+    smaller_groups: tuple[int, ...] = ()
+    """Group sizes in use where that one does not divide a layer's rows, the largest first."""
 
     @property
     def parts(self) -> tuple[Row, ...]:
@@ -143,15 +167,6 @@ class Scan:
         """By decoder block, from the input to the output."""
         depths = sorted({row.layer.depth for row in self.rows if row.layer.depth is not None})
         return tuple(_group(str(depth), [row for row in self.rows if row.layer.depth == depth]) for depth in depths)
-
-    @property
-    def questions(self) -> int:
-        """Quantities that are bounded at once: nats and KL of each row."""
-        return 2 * len(self.rows)
-
-    def detail(self, top: int = 5) -> list[dict[str, Any]]:
-        """The worst layers for people and for JSON."""
-        return [described(row) for row in self.rows[:top]]
 
     def record(self) -> dict[str, Any]:
         """Plain JSON: no NaN, no infinity; a number that there is not is absent."""
@@ -172,8 +187,12 @@ class Scan:
             "seconds": round(self.seconds, 3),
             "identity": dict(self.identity),
         }
+        if not self.complete:
+            found["complete"] = False
         if self.left_out:
             found["left_out"] = list(self.left_out)
+        if self.smaller_groups:
+            found["smaller_groups"] = list(self.smaller_groups)
         return found
 
 
@@ -181,45 +200,47 @@ def scanned(layers: Sequence[Layer], effects: Sequence[Effect], sample: Sampled)
     """The rows of a scan, the worst by KL first; what gave NaN or infinity before all."""
     rows = []
     for layer, effect in zip(layers, effects, strict=True):
-        nats, kl = sample.estimates(effect, 2 * len(layers))
-        rows.append(Row(layer, effect, nats, kl, sample.of_text(effect)))
+        rows.append(Row(layer, effect, *sample.estimates(effect), sample.of_text(effect)))
     return tuple(sorted(rows, key=lambda row: (-row.kl.value, row.layer.depth or 0, row.layer.name)))
 
 
-def answer(scan: Scan) -> Answer:
-    """What a gate on the worst layer is told: quantities ``nats`` and ``kl`` of the layer with the highest. Their
-    intervals hold for all layers at once: the highest is at least the highest lower end, at most the highest upper one.
+def answer(scan: Scan, main: str = "nats") -> Answer:
+    """What a gate on the worst layer is told: quantities ``nats`` and ``kl`` of the layer with the highest, exact for
+    the windows of the scan. Tables are no part of a format, and of none of it.
 
-    The scores are the windows' of the layer with most nats. :class:`NotFinite` where a layer in the format gives NaN.
+    The scores are those of the layer with the most of ``main``, which is ``nats`` or ``kl``. :class:`NotFinite` where a
+    layer in the format gives NaN, :class:`NotMeasured` where only tables were scanned.
     """
-    if broken := [row.layer.name for row in scan.rows if not row.finite]:
+    rows = scan.parts
+    if not rows:
+        raise NotMeasured(f"only tables of {scan.model} were scanned in {scan.format}, which are no part of a format")
+    if broken := [row.layer.name for row in rows if not row.finite]:
         some = ", ".join(broken[:3]) + (", ..." if len(broken) > 3 else "")
         raise NotFinite(
-            f"{scan.model} gives NaN or infinity with {len(broken)} of its {len(scan.rows)} layers in {scan.format} by "
+            f"{scan.model} gives NaN or infinity with {len(broken)} of its {len(rows)} layers in {scan.format} by "
             f"themselves: {some}"
         )
-    worst = max(scan.rows, key=lambda row: row.nats.value)
+    worst = {"nats": max(rows, key=lambda row: row.nats.value), "kl": max(rows, key=lambda row: row.kl.value)}
     figures = {
-        "layers": float(len(scan.rows)),
+        "layers": float(len(rows)),
         "reference_value": scan.sample.reference_perplexity,
-        "sum_nats": math.fsum(row.nats.value for row in scan.rows),
-        "sum_kl": math.fsum(row.kl.value for row in scan.rows),
+        "sum_nats": math.fsum(row.nats.value for row in rows),
+        "sum_kl": math.fsum(row.kl.value for row in rows),
     }
     if scan.whole.finite:
         figures |= {"whole_nats": scan.whole.nats.value, "whole_kl": scan.whole.kl.value}
+    weights = {"nats": scan.sample.weights, "kl": tuple(map(float, scan.sample.tokens))}
     return Answer(
-        "nats",
-        {"nats": _highest([row.nats for row in scan.rows]), "kl": _highest([row.kl for row in scan.rows])},
+        main,
+        {name: _quantity(getattr(row, name)) for name, row in worst.items()},
         figures,
-        list(worst.effect.nats),
-        list(scan.sample.weights),
+        list(getattr(worst[main].effect, main)),
+        list(weights[main]),
     )
 
 
-def _highest(found: Sequence[Estimate]) -> Quantity:
-    worst = max(found, key=lambda estimate: estimate.value)
-    low, high = (max(getattr(estimate, end) for estimate in found) for end in ("low", "high"))
-    return Quantity(worst.value, low, high, "nats", worst.detectable)
+def _quantity(found: Estimate) -> Quantity:
+    return Quantity(found.value, found.low, found.high, "nats", found.detectable)
 
 
 @dataclass(frozen=True)
@@ -237,6 +258,8 @@ class Budget:
         told = [limit for limit in (self.max_nats, self.max_delta, self.max_ratio) if limit is not None]
         if len(told) != 1:
             raise UsageError("a budget is one of nats, a perplexity delta and a perplexity ratio")
+        if isinstance(told[0], bool) or not isinstance(told[0], (int, float)):
+            raise UsageError(f"a budget of {told[0]!r} is no number")
         if not math.isfinite(told[0]) or (self.max_ratio is not None and self.max_ratio <= 0):
             raise UsageError(f"a budget of {told[0]:g} cannot be kept or broken: give a finite number, a ratio above 0")
 
@@ -257,6 +280,17 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Tried:
+    """A mix that was measured."""
+
+    order: str
+    """``kl`` or ``nats``: what the layers were sorted by."""
+    kept: int
+    """How many of the first stayed wide."""
+    nats: float
+
+
+@dataclass(frozen=True)
 class Kept:
     """The answer to a budget: which layers stay wide, and what was measured of the mix."""
 
@@ -267,16 +301,17 @@ class Kept:
     """What is kept, the worst first; none where the whole format holds."""
     holds: bool
     """Whether the mix keeps the budget; False: not even with every layer of the scan kept."""
+    order: str
+    """``kl`` or ``nats``: what the layers were sorted by, of which these are the first."""
     guess: int
     """How many the sums of the rows would have kept."""
     nats: Estimate
     kl: Estimate
-    """Of the mix, as it was measured on the scan's windows."""
+    """Of the mix, as it was measured on the scan's windows, exact for these."""
     perplexity: float
     bytes_back: int | None
     """What keeping them costs; None where it is not known."""
-    tried: tuple[tuple[int, float], ...]
-    """How many were kept in each mix that was measured, and its nats."""
+    tried: tuple[Tried, ...]
 
     def record(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -286,9 +321,10 @@ class Kept:
             "holds": self.holds,
             "layers": [row.layer.name for row in self.rows],
             "modules": [name for row in self.rows for name in row.layer.modules],
+            "order": self.order,
             "guess": self.guess,
             "perplexity": self.perplexity,
-            "tried": [{"kept": count, "nats": nats} for count, nats in self.tried if math.isfinite(nats)],
+            "tried": [dict(vars(each)) for each in self.tried if math.isfinite(each.nats)],
         }
         if math.isfinite(self.nats.value):
             found |= {"nats": _interval(self.nats), "kl": _interval(self.kl)}
@@ -298,41 +334,80 @@ class Kept:
 
 
 def keep(scan: Scan, budget: Budget, measure: Callable[[Sequence[Row]], Effect]) -> Kept:
-    """The fewest of the worst layers (by KL) that must stay wide for the rest to keep the budget.
+    """The fewest layers that must stay wide for the rest to keep the budget, of those sorted by KL or of those sorted
+    by nats, the worst first; by KL where both need as many, and alone where the scan had fewer than 8 windows: in so few
+    the order by nats is that of chance, and what it chose does not hold in others.
 
     The sums of the rows, scaled to what the whole format does, give the first guess; ``measure``, which is given the
     layers that stay wide, says what the mix really does in the scan's windows, and the number is corrected by that
-    until it holds and one fewer does not.
+    until it holds and one fewer does not. A mix of the same layers is measured once.
     """
-    limit, rows = budget.nats(scan.sample.reference_perplexity), scan.parts
-    found: dict[int, Effect] = {0: scan.whole.effect}
-
-    def effect(count: int) -> Effect:
-        if count not in found:
-            found[count] = measure(rows[:count])
-        return found[count]
-
-    def value(count: int) -> float:
-        return scan.sample.estimates(effect(count), 2)[0].value
-
-    guess = first_guess([row.nats.value for row in rows], scan.whole.nats.value, limit)
-    count = fewest(len(rows), guess, lambda kept: value(kept) <= limit)
-    kept = rows if count is None else rows[:count]
-    nats, kl = scan.sample.estimates(effect(len(kept)), 2)
+    limit = budget.nats(scan.sample.reference_perplexity)
+    mixes = _Mixes(scan, measure)
+    by_kl = _search(mixes, "kl", scan.parts, limit, len(scan.parts))
+    found = by_kl
+    if scan.sample.used >= sequence.MIN_WINDOWS and (by_kl.count is None or by_kl.count > 1):
+        rows = tuple(sorted(scan.parts, key=lambda row: -row.nats.value))
+        by_nats = _search(mixes, "nats", rows, limit, len(rows) if by_kl.count is None else by_kl.count - 1)
+        found = by_nats if by_nats.count is not None else by_kl
+    kept = found.rows if found.count is None else found.rows[: found.count]
+    nats, kl = scan.sample.estimates(mixes.effect(kept))
     base = math.log(scan.sample.reference_perplexity)
     saved = [row.layer.bytes_saved for row in kept]
     return Kept(
         budget=budget,
         limit=limit,
-        rows=tuple(kept),
-        holds=count is not None,
-        guess=guess,
+        rows=kept,
+        holds=found.count is not None,
+        order=found.order,
+        guess=found.guess,
         nats=nats,
         kl=kl,
         perplexity=perplexity(base + nats.value) if math.isfinite(nats.value) else math.inf,
         bytes_back=None if None in saved else sum(size or 0 for size in saved),
-        tried=tuple((number, value(number)) for number in sorted(found)),
+        tried=tuple(mixes.tried),
     )
+
+
+class _Mixes:
+    """What was measured of mixes, each once, by the layers that stay wide."""
+
+    def __init__(self, scan: Scan, measure: Callable[[Sequence[Row]], Effect]) -> None:
+        self._sample = scan.sample
+        self._measure = measure
+        self._found: dict[frozenset[str], Effect] = {frozenset(): scan.whole.effect}
+        self.tried: list[Tried] = []
+
+    def effect(self, kept: Sequence[Row]) -> Effect:
+        key = frozenset(row.layer.name for row in kept)
+        if key not in self._found:
+            self._found[key] = self._measure(kept)
+        return self._found[key]
+
+    def nats(self, order: str, kept: Sequence[Row]) -> float:
+        value = self._sample.estimates(self.effect(kept))[0].value
+        self.tried.append(Tried(order, len(kept), value))
+        return value
+
+    @property
+    def whole(self) -> float:
+        return self._sample.estimates(self.effect(()))[0].value
+
+
+@dataclass(frozen=True)
+class _Found:
+    """How many of the first rows must stay wide; None: not even all of them suffice."""
+
+    order: str
+    rows: tuple[Row, ...]
+    count: int | None
+    guess: int
+
+
+def _search(mixes: _Mixes, order: str, rows: tuple[Row, ...], limit: float, most: int) -> _Found:
+    guess = first_guess([row.nats.value for row in rows], mixes.whole, limit)
+    count = fewest(most, guess, lambda kept: mixes.nats(order, rows[:kept]) <= limit)
+    return _Found(order, rows, count, guess)
 
 
 def first_guess(nats: Sequence[float], whole: float, limit: float) -> int:

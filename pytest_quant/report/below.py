@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pytest_quant.report import changes
 from pytest_quant.report.figures import shown_bytes
 
 _BOTH = ("format", "reference")
@@ -48,16 +49,18 @@ def _accuracy(record: Mapping[str, Any]) -> str:
 
 def _layers(record: Mapping[str, Any]) -> tuple[str, ...]:
     """The worst layer, and what all of them make."""
-    worst = max(record["detail"]["layers"], key=lambda layer: layer["nats"]["value"])
+    worst = changes.worst_layers(record)[0]
     sums = f"{record['layers']:g} of them add up to {record['sum_nats']:.3g} nats"
     whole = f", together they cost {record['whole_nats']:.3g}" if "whole_nats" in record else ""
-    return (f"{worst['name']}, KL {worst['kl']['value']:.3g} nats", sums + whole)
+    return (changes.layer(worst), sums + whole)
 
 
 def _changed(record: Mapping[str, Any]) -> str:
     said = f"{record['changed']:g} of {record['prompts']['used']} prompts continue otherwise"
     first = record.get("first_divergence_median")
-    return said if first is None else f"{said}, half of them by token {first + 1:g}"
+    said = said if first is None else f"{said}, half of them by token {first + 1:g}"
+    empty = record.get("empty", 0)
+    return f"{said}; neither model says anything after {empty:g}" if empty else said
 
 
 def _energy(record: Mapping[str, Any], which: str) -> str:

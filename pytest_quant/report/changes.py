@@ -1,4 +1,4 @@
-"""Items that were lost and prompts that are continued otherwise, as text."""
+"""Items that were lost, prompts that are continued otherwise and layers that cost most, as text."""
 
 from __future__ import annotations
 
@@ -10,19 +10,27 @@ _LONGEST = 90
 
 
 def lines(record: Mapping[str, Any]) -> Sequence[str]:
-    """The first few items that only the reference got right, or prompts that changed, of a gate's record; none of other
-    metrics. Each line is at most a hundred characters long."""
+    """The first few items that only the reference got right, prompts that changed, or layers that cost most, of the
+    record of a gate; none of other metrics."""
     detail = record.get("detail", {})
     if record["metric"] == "task_accuracy" and detail.get("lost"):
         return [f"{record['reference']} had right, and {record['format']} has not:", *_items(detail["lost"])]
     if record["metric"] == "generation_match" and detail.get("changed"):
         return [line for each in detail["changed"][:_MOST] for line in _prompt(record, each)]
     if record["metric"] == "layer_sensitivity" and detail.get("layers"):
-        return [_layer(layer) for layer in detail["layers"][:_MOST]]
+        return [layer(each) for each in worst_layers(record)[:_MOST]]
     return []
 
 
-def _layer(layer: Mapping[str, Any]) -> str:
+def worst_layers(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The layers by what the record's limit is on, the worst first; tables are no part of a format."""
+    on = "kl" if set(record["limit"]) == {"max_kl"} else "nats"
+    parts = [each for each in record["detail"]["layers"] if each["kind"] not in ("embedding", "head")]
+    return sorted(parts, key=lambda each: -each[on]["value"])
+
+
+def layer(layer: Mapping[str, Any]) -> str:
+    """One layer with its figures."""
     if "nats" not in layer:
         return f"{layer['name']}: NaN or infinite"
     return f"{layer['name']}: {layer['nats']['value']:+.3g} nats, KL {layer['kl']['value']:.3g}"

@@ -74,7 +74,7 @@ def _layers(record: Mapping[str, Any]) -> list[str]:
         return filled(f"{text}{cache}", "", _MARGIN)
     odd: Sequence[Mapping[str, Any]] = found["standing_out"]
     if not odd:
-        return filled(f"{_OFF}{_closest(found)}{cache}", "", _MARGIN)
+        return filled(f"{_OFF}: {_closest(found)}{_not_compared(found)}{cache}", "", _MARGIN)
     said = [line for each in odd[:3] for line in filled(_odd(each), "", _MARGIN)]
     if len(odd) > 3:
         said.append(f"{_MARGIN}and {len(odd) - 3} more of {found['compared']} layers")
@@ -84,11 +84,17 @@ def _layers(record: Mapping[str, Any]) -> list[str]:
 def _closest(found: Mapping[str, Any]) -> str:
     closest = found.get("closest")
     if closest is None:
-        return ""
+        count = found["compared"]
+        return f"{count} modules were compared, each given the reference's input" if count else "none could be compared"
     return (
-        f": each given the reference's input, {closest['name']} is farthest from its kind, off by "
+        f"each given the reference's input, {closest['name']} is farthest from its kind, off by "
         f"{_error(closest['error'])} where the median of {closest['kind']} is {_error(closest['usual'])}"
     )
+
+
+def _not_compared(found: Mapping[str, Any]) -> str:
+    count = found.get("not_compared", 0)
+    return f"; {count} could not be compared" if count and found["compared"] else ""
 
 
 def _odd(each: Mapping[str, Any]) -> str:

@@ -28,7 +28,8 @@ def _shown(record: Mapping[str, Any]) -> Sequence[str]:
         from pytest_quant.report import explanation
 
         return explanation.lines(record["explanation"])
-    return changes.lines(record)
+    broken = record["verdict"] == "failed" or (record.get("baseline") or {}).get("verdict") == "regressed"
+    return changes.lines(record) if broken else []
 
 
 def _line(record: Mapping[str, Any]) -> str:

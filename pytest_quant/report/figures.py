@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pytest_quant.sizes import shown_bytes as shown_bytes
+
 _COUNTED = ("windows", "items", "prompts")
 _UNITS = {"x": "x", "share": ""}
 """Units that do not stand behind a space."""
@@ -32,11 +34,3 @@ def shown_value(record: Mapping[str, Any]) -> str:
     if counted := next((record[noun] for noun in _COUNTED if noun in record), None):
         return f"{shown} {counted['used']}/{counted['total']}"
     return shown
-
-
-def shown_bytes(count: float) -> str:
-    """In powers of ten, as ``max_gb`` counts."""
-    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= limit:
-            return f"{count / limit:.4g} {unit}"
-    return f"{count:.0f} B"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from itertools import pairwise
 
+from pytest_quant import pasting
 from pytest_quant.errors import Unsupported
 from pytest_quant.formats import registry
 from pytest_quant.metrics.evidence import perplexity
 from pytest_quant.metrics.sensitivity import Group, Kept, Row, Scan
-from pytest_quant.report.figures import shown_bytes
 from pytest_quant.report.wrapping import WIDTH, filled
+from pytest_quant.sizes import shown_bytes
 from pytest_quant.stats.sequence import Estimate
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -19,9 +21,9 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 def render(scan: Scan, top: int) -> str:
     """The scan with its ``top`` worst layers."""
-    used, total = scan.sample.used, scan.sample.total
-    windows = f"{used} of {total} windows" if used != total else f"{used} window" + ("s" if used > 1 else "")
-    lines = [f"{scan.model}, one {scan.of} at a time in {scan.format}, against {scan.reference}; {windows}"]
+    windows = f"{scan.sample.used} window" + ("s" if scan.sample.used > 1 else "")
+    what = f"{scan.format}{_smaller_groups(scan)}"
+    lines = [f"{scan.model}, one {scan.of} at a time in {what}, against {scan.reference}; {windows}"]
     lines += filled(f"all of {scan.format}: {_whole(scan)}", "", "  ")
     if any(row.text is not None for row in scan.rows):
         lines += filled(f"intervals: of the whole text, {1.0 - scan.sample.alpha:.0%} for each by itself", "", "  ")
@@ -56,15 +58,16 @@ def render_kept(scan: Scan, kept: Kept) -> str:
     cost = "" if kept.bytes_back is None else f", for {shown_bytes(kept.bytes_back)} more"
     what = scan.of if len(kept.rows) == 1 else f"{scan.of}s"
     said = f"Keep {len(kept.rows)} {what} wide{cost}, and the rest keeps the budget of {budget}: {mixed}, measured."
-    told = f"Tried: {'; '.join(f'{count} kept {nats:+.4f}' for count, nats in kept.tried)} nats."
-    return "\n".join([*filled(said, "", "  "), *filled(told, "", "  "), "", *_to_paste(scan, kept)])
+    return "\n".join([*filled(said, "", "  "), *_tried(kept), "", *_to_paste(scan, kept)])
 
 
 def patterns(scan: Scan, kept: Kept) -> list[str]:
-    """Exclusions that mean exactly the kept modules: the last part of a name where all that end so are kept, else full
-    names, or a whole block's."""
+    """Exclusions that mean exactly the kept modules: the last part of a name where all that end so are kept, or a whole
+    block's; full names where the scan was of some layers only, or where a block has matrices that were not scanned."""
+    if not scan.complete:
+        return [name for row in kept.rows for name in row.layer.modules]
     if scan.of == "block":
-        return [f"{row.layer.name}.*" for row in kept.rows]
+        return [pattern for row in kept.rows for pattern in _of_block(scan, row)]
     names = {row.layer.name for row in kept.rows}
     found: list[str] = []
     for row in kept.rows:
@@ -76,31 +79,51 @@ def patterns(scan: Scan, kept: Kept) -> list[str]:
     return found
 
 
+def _of_block(scan: Scan, row: Row) -> Sequence[str]:
+    more = any(name.startswith(f"{row.layer.name}.") for name in scan.left_out)
+    return row.layer.modules if more else [f"{row.layer.name}.*"]
+
+
+def _tried(kept: Kept) -> list[str]:
+    """What was measured, in each order from none kept on."""
+    said = []
+    for order in ("kl", "nats"):
+        mixes = sorted((each.kept, each.nats) for each in kept.tried if each.order == order)
+        if mixes:
+            by = {"kl": "KL", "nats": "nats"}[order]
+            said.append(f"sorted by {by}, {'; '.join(f'{count} kept {nats:+.4f}' for count, nats in mixes)}")
+    return filled(f"Tried, in nats: {'. And '.join(said)}.", "", "  ")
+
+
+def _smaller_groups(scan: Scan) -> str:
+    if not scan.smaller_groups:
+        return ""
+    return f" ({' and '.join(map(str, scan.smaller_groups))} where {scan.group_size} does not fit)"
+
+
 def _to_paste(scan: Scan, kept: Kept) -> list[str]:
     found = patterns(scan, kept)
     if scan.format not in registry.formats():  # a rounding, which no library makes
         return ["keep:", *(f"  {name}" for name in found)]
     format = registry.get(scan.format)
-    listed = ", ".join(f'"{name}"' for name in found)
-    line = f'variant("{scan.format}", "{scan.format}-mixed", exclude=[{listed}])'
+    call = pasting.mixed(format, found, width=WIDTH - 12)
     lines = ["conftest.py:", "", "from pytest_quant.formats import variant", "", "", "def pytest_quant_formats():"]
-    if len(line) <= WIDTH - 12:
-        lines.append(f"    return [{line}]")
+    if len(call) == 1:
+        lines.append(f"    return [{call[0]}]")
     else:
-        lines += ["    return [", f'        variant("{scan.format}", "{scan.format}-mixed", exclude=[']
-        lines += [f'            "{name}",' for name in found]
-        lines += ["        ]),", "    ]"]
-    lines += ["", "the library:", *_library(scan.format, [name for row in kept.rows for name in row.layer.modules])]
+        lines += ["    return [", *(f"        {line}" for line in call[:-1]), f"        {call[-1]},", "    ]"]
+    modules = [name for row in kept.rows for name in row.layer.modules]
+    lines += ["", "the library:", *_library(scan, modules)]
     if format.from_checkpoint:
-        lines += ["", f"pytest-quant quantize MODEL --format {scan.format} \\"]
-        lines += [f"  --exclude '{name}'" + ("" if name == found[-1] else " \\") for name in found]
+        command = [shlex.join(words) for words in pasting.quantize(scan.source, format, found)]
+        lines += ["", " \\\n  ".join(command)]
     return lines
 
 
-def _library(format_name: str, names: Sequence[str]) -> list[str]:
-    format = registry.get(format_name)
+def _library(scan: Scan, names: Sequence[str]) -> list[str]:
+    backend = registry.backend(registry.get(scan.format))
     try:
-        return [registry.backend(format).excluding(names)]
+        return [backend.excluding(names) if scan.head is None else backend.excluding(names, scan.head)]
     except Unsupported as reason:
         return filled(f"has no word for it: {reason}", "", "  ")
 
@@ -126,12 +149,10 @@ def _table(rows: Sequence[Row], of: str) -> list[str]:
 
 
 def _cost(row: Row) -> tuple[str, str]:
-    """KL and nats of a row, each with its interval where there is one: of the whole text, unless the scan stopped
-    before all the windows that it was asked for."""
+    """KL and nats of a row, each with its interval of the whole text where there is one."""
     if not row.finite:
         return "NaN", "NaN"
-    exact = row.nats.low == row.nats.high
-    nats, kl = row.text if row.text is not None and exact else (row.nats, row.kl)
+    nats, kl = row.text or (row.nats, row.kl)
     return f"{_short(row.kl.value)}{_ends(kl, '.3g')}", f"{row.nats.value:+.4f}{_ends(nats, '+.4f')}"
 
 
@@ -185,11 +206,11 @@ def _aligned(cells: Sequence[Sequence[str]], left: int) -> list[str]:
 def _nats(found: Estimate) -> str:
     if not math.isfinite(found.value):
         return "NaN nats"
-    return f"{found.value:+.4f}{_ends(found, '+.4f')} nats"
+    return f"{found.value:+.4f} nats"
 
 
 def _kl(found: Estimate) -> str:
-    return f"{_short(found.value)}{_ends(found, '.3g')}" if math.isfinite(found.value) else "NaN"
+    return _short(found.value)
 
 
 def _ends(found: Estimate, digits: str) -> str:

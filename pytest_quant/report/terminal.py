@@ -114,8 +114,8 @@ def _metric(record: Mapping[str, Any]) -> str:
         "kl_divergence": "KL divergence",
         "token_agreement": "same top token",
         "task_accuracy": _task(parameters),
-        "generation_match": "same text",
-        "layer_sensitivity": f"worst {parameters.get('of')}{_rounding(parameters)}",
+        "generation_match": _text(parameters),
+        "layer_sensitivity": f"worst {parameters.get('of')}",
         "throughput_ratio": f"{parameters.get('phase')} speed",
         "energy_ratio": f"{parameters.get('phase')} energy",
         "cost_ratio": f"{parameters.get('phase')} cost",
@@ -132,16 +132,30 @@ def _metric(record: Mapping[str, Any]) -> str:
 
 
 def _task(parameters: Mapping[str, Any]) -> str:
-    """A task by its name, whichever file it came from."""
-    name = str(parameters.get("task", "")).replace("\\", "/").rpartition("/")[2].partition(".")[0]
-    shots = parameters.get("num_fewshot")
-    return f"{name} accuracy" + ("" if shots is None else f" {shots}-shot")
+    """A task by its name, whichever file it came from, and how it is asked."""
+    name = str(parameters.get("task", "")).removesuffix(".yaml").removesuffix(".yml")
+    said = [name, str(parameters.get("metric", "accuracy"))]
+    if "num_fewshot" in parameters:
+        said.append(f"{parameters['num_fewshot']}-shot")
+    if "limit" in parameters:
+        said.append(f"first {parameters['limit']}")
+    said += [str(parameters["filter"])] if "filter" in parameters else []
+    said += ["chat"] if parameters.get("apply_chat_template") else []
+    said += ["multiturn"] if parameters.get("fewshot_as_multiturn") else []
+    said += ["system"] if "system_instruction" in parameters else []
+    return " ".join(said)
 
 
-def _rounding(parameters: Mapping[str, Any]) -> str:
-    """What the layers were rounded to, where it was not the format's doing."""
-    told = [parameters.get(name) for name in ("numeric", "strategy", "group_size")]
-    return "".join(f" {each}" for each in told if each is not None)
+def _text(parameters: Mapping[str, Any]) -> str:
+    """What was continued."""
+    prompts = parameters.get("prompts")
+    said = [
+        "same text",
+        *([] if prompts is None else [prompts if isinstance(prompts, str) else f"{len(prompts)} given"]),
+    ]
+    said += [f"first {parameters['limit']}"] if "limit" in parameters else []
+    said += ["chat"] if parameters.get("chat_template") else []
+    return " ".join(said)
 
 
 def _recipe(record: Mapping[str, Any]) -> tuple[str, str]:

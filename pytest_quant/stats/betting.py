@@ -67,20 +67,30 @@ def mean(values: Numbers, total: int, alpha: float, *, low: float, high: float) 
     return Estimate(value, min(lower, value), max(upper, value), found)
 
 
-def weighted_mean(values: Numbers, weights: Numbers, total: int, alpha: float, *, low: float, high: float) -> Estimate:
-    """As :func:`mean`, of numbers that count by weights within (0, 1]: where these differ, a ratio of sums."""
+def weighted_mean(
+    values: Numbers, weights: Numbers, total: int, alpha: float, *, low: float, high: float, equal: bool = False
+) -> Estimate:
+    """As :func:`mean`, of numbers that count by weights within (0, 1]: a ratio of sums, unless the weights of the whole
+    population are known to be ``equal``. Those that were drawn may be alike by chance."""
     import numpy as np
 
     shares, numbers = np.asarray(weights, dtype=float), np.asarray(values, dtype=float)
-    if (shares == 1.0).all():
+    if equal:
         return mean(numbers, total, alpha, low=low, high=high)
     width = high - low
     found = ratio(shares * (numbers - low) / width, shares, total, alpha)
-    value = math.fsum(numbers * shares) / math.fsum(shares)
+    value = average(numbers, shares)
     if len(numbers) == total:
         return Estimate(value, value, value, width * found.detectable)
     ends = low + width * found.low, min(low + width * found.high, high)
     return Estimate(value, min(ends[0], value), max(ends[1], value), width * found.detectable)
+
+
+def average(values: Numbers, weights: Numbers) -> float:
+    """Mean of the numbers themselves, each counted by its weight."""
+    import numpy as np
+
+    return math.fsum(np.multiply(values, weights)) / math.fsum(weights)
 
 
 def ratio(numerators: Numbers, denominators: Numbers, total: int, alpha: float) -> Estimate:

@@ -45,10 +45,17 @@ class Answers:
     """The reference's replies by item; what is on the disk is checked before it is believed."""
 
     def __init__(self, folder: Path, key: AnswersKey, population: Population) -> None:
-        self._file = folder / f"{key.digest}.json"
+        self.file = folder / f"{key.digest}.json"
         self._key = key
         self._population = population
-        self._replies = self._read()
+        try:
+            self._replies = self._read()
+        except ValueError as error:
+            self._replies = {}
+            warnings.warn(
+                StoreWarning(f"the reference's answers in {self.file} are not used, and written anew: {error}"),
+                stacklevel=2,
+            )
         self.stored = frozenset(self._replies)
         """The items of which the reply came from the disk."""
         self._saved = len(self.stored)
@@ -67,42 +74,36 @@ class Answers:
         self._replies = {**replies, **self._replies}
 
     def save(self) -> None:
-        """Write what was learned; where that cannot be, a :class:`StoreWarning` says why."""
+        """Write what was learned, beside what others wrote in the meantime; where that cannot be, a
+        :class:`StoreWarning` says why."""
         if len(self._replies) == self._saved:
             return
+        try:
+            known = {**self._read(), **self._replies}
+        except ValueError:  # that was said when it was read first, or is not from this version
+            known = self._replies
         items: dict[str, dict[str, list[Any]]] = {}
-        for item, reply in sorted(self._replies.items(), key=lambda pair: (pair[0].task, pair[0].doc_id)):
+        for item, reply in sorted(known.items(), key=lambda pair: (pair[0].task, pair[0].doc_id)):
             kept = [reply.score, reply.said, list(reply.likelihoods)]
             items.setdefault(item.task, {})[str(item.doc_id)] = kept
         content = json.dumps({"schema": _SCHEMA, "key": self._key.plain(), "items": items}, allow_nan=False, indent=0)
         try:
-            atomic.replace(self._file, content.encode("utf-8"), prefix="task")
+            atomic.replace(self.file, content.encode("utf-8"), prefix="task")
         except OSError as error:
             warnings.warn(
-                StoreWarning(f"the reference's answers were not stored in {self._file}: {atomic.cause(error)}"),
+                StoreWarning(f"the reference's answers were not stored in {self.file}: {atomic.cause(error)}"),
                 stacklevel=2,
             )
         self._saved = len(self._replies)
 
     def _read(self) -> dict[Item, Reply]:
+        """What the file holds, nothing where there is none; :class:`ValueError` for one that cannot be believed."""
         try:
-            text = self._file.read_text(encoding="utf-8")
+            return self._parsed(json.loads(self.file.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return {}
-        except (OSError, UnicodeDecodeError) as error:
-            self._ignore(str(error))
-            return {}
-        try:
-            return self._parsed(json.loads(text))
-        except (ValueError, RecursionError) as error:
-            self._ignore(str(error))
-            return {}
-
-    def _ignore(self, why: str) -> None:
-        warnings.warn(
-            StoreWarning(f"the reference's answers in {self._file} are not used, and written anew: {why[:200]}"),
-            stacklevel=4,
-        )
+        except (OSError, ValueError, RecursionError) as error:
+            raise ValueError(str(error)[:200]) from error
 
     def _parsed(self, data: Any) -> dict[Item, Reply]:
         """:class:`ValueError` for anything that this version would not have written."""

@@ -27,9 +27,14 @@ class Asked:
 
     @classmethod
     def of(cls, gate: Gate, folder: Path | None = None) -> Asked:
-        """What a ``task_accuracy`` gate asks; its tasks are also looked for in ``folder``, if it names no other."""
+        """What a ``task_accuracy`` gate asks; its tasks are also looked for in ``folder``, if it names no other.
+        :class:`UsageError` where that is none."""
         found = cls(**dict(gate.parameters))
-        return found if found.include_path or folder is None else replace(found, include_path=str(folder))
+        if found.include_path or folder is None:
+            return found
+        if not folder.is_dir():
+            raise UsageError(f"quant_tasks={folder} is no folder: name the one with the tasks' YAML files")
+        return replace(found, include_path=str(folder))
 
     @property
     def file(self) -> Path | None:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pytest_quant.errors import NotMeasured, UsageError
+from pytest_quant.errors import NotMeasured, QuantError, UsageError
 from pytest_quant.progress import Progress
 from pytest_quant.tasks import harness
 from pytest_quant.tasks.asked import Asked
@@ -131,13 +131,7 @@ def _load(manager: Any, spec: str, asked: Asked) -> Found:
     try:
         loaded = manager.load([spec])
     except Exception as error:
-        if _was_downloading(error):
-            raise NotMeasured(
-                f"the documents of {asked.task} cannot be had ({_said(error)}); with a network, "
-                f"`lm-eval run --tasks {asked.task} --limit 1` or datasets.load_dataset fetches them once, and from "
-                f"the cache of datasets they are read without one"
-            ) from error
-        raise UsageError(f"lm-eval cannot build the task {asked.task!r}: {_said(error)}") from error
+        raise _not_loaded(asked, error) from error
     leaves, groups = loaded["tasks"], loaded.get("groups") or {}
     if not leaves:
         raise UsageError(f"the group {asked.task!r} has no tasks")
@@ -186,14 +180,50 @@ def _member_is_whole(index: Mapping[str, Any], member: Any) -> bool:
     return "dataset_path" in member or "class" in member
 
 
-def _was_downloading(error: BaseException) -> bool:
-    """Whether it was raised while a task fetched its documents."""
+def _not_loaded(asked: Asked, error: Exception) -> QuantError:
+    """Why a task could not be built, from where that was raised: while it fetched its documents, once it had none, or
+    otherwise."""
+    downloading = _within(error, "download")
+    if downloading is not None and _is_local(getattr(downloading, "config", None)):
+        return NotMeasured(
+            f"the documents of {asked.task} cannot be had ({_said(error)}): correct dataset_path and dataset_kwargs in "
+            f"its YAML file, which name local files"
+        )
+    if downloading is not None:
+        return NotMeasured(
+            f"the documents of {asked.task} cannot be had ({_said(error)}); with a network, "
+            f"`lm-eval run --tasks {asked.task} --limit 1` or datasets.load_dataset fetches them once, and from "
+            f"the cache of datasets they are read without one"
+        )
+    documents = getattr(_within(error, "__init__"), "task_docs", None)
+    if documents is not None and len(documents) == 0:
+        return no_documents(asked.task)
+    return UsageError(f"lm-eval cannot build the task {asked.task!r}: {_said(error)}")
+
+
+def no_documents(task: str) -> UsageError:
+    """Of a task that nothing can be asked from."""
+    return UsageError(f"the task {task} has no documents: its test split is empty, or its process_docs leaves none")
+
+
+def _within(error: BaseException, name: str) -> Any:
+    """The task in a method of which it was raised; None if in none of that name."""
+    from lm_eval.api.task import Task
+
     frame = error.__traceback__
     while frame is not None:
-        if frame.tb_frame.f_code.co_name == "download":
-            return True
+        task = frame.tb_frame.f_locals.get("self")
+        if frame.tb_frame.f_code.co_name == name and isinstance(task, Task):
+            return task
         frame = frame.tb_next
-    return False
+    return None
+
+
+def _is_local(config: Any) -> bool:
+    """Whether a task's documents are files that its config names, none of them somewhere else."""
+    path = str(getattr(config, "dataset_path", None))
+    files = (getattr(config, "dataset_kwargs", None) or {}).get("data_files")
+    return Path(path).exists() or (files is not None and "/" not in path and "://" not in str(files))
 
 
 def _unknown(asked: Asked, names: list[str]) -> UsageError:

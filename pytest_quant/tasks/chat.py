@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_quant.engines.tokens import CHAT_DATE
+from pytest_quant.engines.tokens import write_chat
 from pytest_quant.errors import UsageError
 
 
@@ -32,14 +32,11 @@ def of(tokenizer: Any, name: str) -> Chat:
         )
 
     def write(messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
-        return str(
-            tokenizer.apply_chat_template(
-                messages,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-                date_string=CHAT_DATE,
-            )
+        return write_chat(
+            tokenizer,
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
         )
 
     def apply(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:

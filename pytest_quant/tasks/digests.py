@@ -43,9 +43,7 @@ def _plain(value: Any) -> Any:
         return [_plain(each) for each in value]
     if isinstance(value, (set, frozenset)):
         return sorted(json.dumps(_plain(each), sort_keys=True) for each in value)
-    if isinstance(value, (bool, int, float)) or value is None:
-        return value
-    if isinstance(value, str):
+    if isinstance(value, (str, bool, int, float)) or value is None:
         return value
     if isinstance(value, functools.partial):
         return ["partial", _plain(value.func), _plain(value.args), _plain(value.keywords)]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_quant.errors import NotMeasured, QuantError, UsageError
-from pytest_quant.tasks import choosing, digests, harness
+from pytest_quant.tasks import choosing, code, digests, harness
 from pytest_quant.tasks.asked import Asked
-from pytest_quant.tasks.catalog import Found
+from pytest_quant.tasks.catalog import Found, no_documents
 from pytest_quant.tasks.chat import Chat
 
 
@@ -68,12 +68,14 @@ def build(found: Found, asked: Asked, chat: Chat | None) -> Population:
     with harness.silence(), harness.seeded(), harness.compiled_once():
         for name, task in found.leaves.items():
             of_task = _requests(name, task, asked, chat)
+            own = code.digest(task)
             described[name] = {
                 "version": str(getattr(task, "VERSION", None)),
                 "config": digests.config(task),
                 "documents": digests.documents(each[0].doc for each in of_task.values()),
                 "num_fewshot": int(task.get_config("num_fewshot") or 0),
                 "items": len(of_task),
+                **({"code": own} if own else {}),
             }
             sizes[name] = len(of_task)
             requests.update(of_task)
@@ -143,6 +145,8 @@ def _requests(name: str, task: Any, asked: Asked, chat: Chat | None) -> dict[Ite
     except QuantError:
         raise
     except Exception as error:
+        if getattr(task, "_instances", None) == []:
+            raise no_documents(name) from error
         said = str(error).strip().splitlines()[:1]
         raise NotMeasured(
             f"lm-eval cannot make the prompts of {name} ({type(error).__name__}: {''.join(said)[:300]}); does it have "

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pytest_quant.engines.memory import is_out_of_memory
 from pytest_quant.errors import NotFinite, NotMeasured, QuantError, UsageError
+from pytest_quant.shortening import shortened
 from pytest_quant.tasks.population import Item, Population
 
 _LONGEST = 200
@@ -36,12 +38,20 @@ def score(lm: Any, who: str, population: Population, items: Sequence[Item], devi
     """
     asked = {item: [_fresh(one) for one in population.requests[item]] for item in items}
     names = ", ".join(f"{item.task} {item.doc_id}" for item in items[:3]) + (", ..." if len(items) > 3 else "")
-    try:
-        _run(lm, [one for each in asked.values() for one in each], device)
-        return [_reply(who, population, item, asked[item]) for item in items]
-    except QuantError as error:
-        if isinstance(error, NotFinite) and error.args and not str(error).endswith(")"):
+    with _failing(who, names):
+        try:
+            _run(lm, [one for each in asked.values() for one in each], device)
+        except NotFinite as error:  # the model knows no items
             raise NotFinite(f"{error} (in {names})") from None
+        return [_reply(who, population, item, asked[item]) for item in items]
+
+
+@contextlib.contextmanager
+def _failing(who: str, names: str) -> Iterator[None]:
+    """:class:`NotMeasured` for what lm-eval raises."""
+    try:
+        yield
+    except QuantError:
         raise
     except Exception as error:
         if is_out_of_memory(error):
@@ -57,7 +67,7 @@ def target(population: Population, item: Item) -> str:
     choices = _choices(task, doc)
     if isinstance(found, int) and choices and 0 <= found < len(choices):
         found = choices[found]
-    return shortened(found)
+    return _shown(found)
 
 
 def question(population: Population, item: Item) -> str:
@@ -67,9 +77,8 @@ def question(population: Population, item: Item) -> str:
     return last if len(last) <= _LONGEST else "..." + last[3 - _LONGEST :]
 
 
-def shortened(text: Any) -> str:
-    said = str(text).strip()
-    return said if len(said) <= _LONGEST else said[: _LONGEST - 3] + "..."
+def _shown(text: Any) -> str:
+    return shortened(str(text).strip(), _LONGEST)
 
 
 def _fresh(instance: Any) -> Any:
@@ -111,7 +120,7 @@ def _reply(who: str, population: Population, item: Item, requests: Sequence[Any]
         value = float(value)
     except (TypeError, ValueError):
         raise UsageError(
-            f"{item.task}: {population.metric} is no number of an item's own ({shortened(repr(value))}); choose "
+            f"{item.task}: {population.metric} is no number of an item's own ({_shown(repr(value))}); choose "
             f"another metric="
         ) from None
     if math.isnan(value):
@@ -126,12 +135,12 @@ def _reply(who: str, population: Population, item: Item, requests: Sequence[Any]
 
 def _said(task: Any, metric: str, requests: Sequence[Any], answers: Sequence[Any], lls: Sequence[float]) -> str:
     if not lls:
-        return shortened(answers[0][0] if isinstance(answers[0], list) and answers[0] else answers[0])
+        return _shown(answers[0][0] if isinstance(answers[0], list) and answers[0] else answers[0])
     if len(requests) == 1:
         return "what was expected" if requests[0].resps[0][1] else "something else"
     choices = _choices(task, requests[0].doc)
     if not choices or len(choices) > len(lls):
-        return shortened(requests[max(range(len(lls)), key=lls.__getitem__)].args[-1])
+        return _shown(requests[max(range(len(lls)), key=lls.__getitem__)].args[-1])
     lengths = [1.0] * len(choices)
     if metric == "acc_norm":
         lengths = [float(len(choice)) or 1.0 for choice in choices]
@@ -139,7 +148,7 @@ def _said(task: Any, metric: str, requests: Sequence[Any], answers: Sequence[Any
         lengths = [float(len(choice.encode("utf-8"))) or 1.0 for choice in choices]
     elif metric == "acc_mutual_info" and len(lls) == 2 * len(choices):
         lls = [given - alone for given, alone in zip(lls, lls[len(choices) :], strict=False)]
-    return shortened(choices[max(range(len(choices)), key=lambda i: lls[i] / lengths[i])])
+    return _shown(choices[max(range(len(choices)), key=lambda i: lls[i] / lengths[i])])
 
 
 def _choices(task: Any, doc: Any) -> list[str]:

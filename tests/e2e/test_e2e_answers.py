@@ -93,6 +93,40 @@ def test_the_same_answers_are_no_change_and_others_are(ends):
     assert "of items against the baseline's items" in said["reason"]
 
 
+def test_another_task_of_the_same_name_is_incomparable(ends):
+    ends.test(TASK.format(limits="max_drop=0.5"))
+    assert ends.gate().ret == 0
+    docs = continuations(24)
+    write_task(ends.path / "tasks", "ends", [{**docs[0], "question": "The lazy"}, *docs[1:]])
+    result = ends.gate("--quant-missing=fail")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*incomparable: the baseline's identity differs: protocol.*"])
+
+
+def test_a_mistake_in_one_gate_leaves_the_others_their_verdict(ends):
+    ends.test(TASK.replace("@pytest", "@pytest.mark.memory_budget(max_gb=1)\n@pytest", 1).format(limits="max_drop=0.5"))
+    (ends.path / "test_quant.py").write_text(
+        (ends.path / "test_quant.py").read_text().replace('"ends"', '["ends", "edns"]')
+    )
+    result, record = ends.record("--quant-full")
+    assert result.ret == 1
+    verdicts = {(each["metric"], each["parameters"].get("task")): each["verdict"] for each in record["measurements"]}
+    assert verdicts == {
+        ("memory_budget", None): "passed",
+        ("task_accuracy", "ends"): "passed",
+        ("task_accuracy", "edns"): "not-measured",
+    }
+
+
+def test_a_task_that_neither_model_can_do_never_passes_early(ends):
+    docs = [{**doc, "choices": ["zzzz", *doc["choices"]], "answer": 0} for doc in continuations(24)]
+    write_task(ends.path / "tasks", "ends", docs)
+    ends.test(TASK.format(limits="max_drop=0.6"))
+    result = ends.run()
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*not-measured: neither model has any of the 24 items right*"])
+
+
 def test_two_models_that_know_nothing_do_not_pass(ends):
     ends.test(TASK.format(limits="max_drop=0.9, min_accuracy=0.999"))
     docs = [{**doc, "answer": (doc["answer"] + 1) % 4} for doc in continuations(24)]
@@ -161,10 +195,37 @@ def test_the_worst_layer_is_named(project):
     result, record = project.record()
     assert result.ret == 1
     (measured,) = record["measurements"]
-    names = [layer["name"] for layer in measured["detail"]["layers"]]
-    assert len(names) == measured["layers"] == 14
-    assert measured["value"] == max(layer["nats"]["value"] for layer in measured["detail"]["layers"])
-    result.stdout.fnmatch_lines(["int8 layer_sensitivity failed: * nats is above the limit*", f"  {names[0]}: * nats*"])
+    layers = measured["detail"]["layers"]
+    assert len(layers) == measured["layers"] == 14
+    worst = max(layers, key=lambda layer: layer["nats"]["value"])
+    assert measured["value"] == worst["nats"]["value"]
+    result.stdout.fnmatch_lines(["int8 layer_sensitivity failed: * nats is above the limit*", f"  {worst['name']}: *"])
+
+
+def test_the_layer_that_breaks_a_limit_on_kl_is_shown_first(project):
+    project.test(LAYERS.replace("max=", "max_kl=").format(limit=1e-9, more=""))
+    result, record = project.record()
+    assert result.ret == 1
+    (measured,) = record["measurements"]
+    worst = max(measured["detail"]["layers"], key=lambda layer: layer["kl"]["value"])
+    assert measured["value"] == worst["kl"]["value"]
+    result.stdout.fnmatch_lines(["int8 layer_sensitivity failed: a KL divergence of *", f"  {worst['name']}: *"])
+
+
+def test_a_scan_of_a_model_that_the_test_changed_is_refused(project):
+    project.test(
+        """
+        import pytest
+
+        def test_scan(quant_scan, reference_model):
+            hook = reference_model.model.lm_head.register_forward_hook(lambda module, args, out: out * 0)
+            with pytest.raises(Exception, match="changed the fp32 model"):
+                quant_scan("int8", windows=2)
+            hook.remove()
+            assert quant_scan("int8", windows=2).rows[0].kl.value > 0
+        """
+    )
+    project.run().assert_outcomes(passed=1)
 
 
 def test_layers_may_be_rounded_instead(project):
@@ -174,7 +235,9 @@ def test_layers_may_be_rounded_instead(project):
     (measured,) = record["measurements"]
     assert measured["layers"] == 2
     assert measured["parameters"]["numeric"] == "int4"
-    result.stdout.fnmatch_lines(["int8 *worst block int4 channel *2/2*new"])
+    assert measured["format"] == measured["identity"]["format"]["name"] == "int4-channel"
+    assert measured["proof"] == {}  # of the reference's own weights: whatever format the test is run in plays no part
+    result.stdout.fnmatch_lines(["int4-channel *worst block *2/2*new"])
     again, record = project.record("--quant-baseline")
     assert again.ret == 0
     assert record["measurements"][0]["baseline"]["change"] == "+0.0000 nats"

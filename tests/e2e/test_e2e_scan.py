@@ -56,7 +56,7 @@ def test_a_budget(scan, tmp_path):
     assert code == 0
     assert "int2-tensor keeps the budget of 1e+09 nats as it is" in out
     code, out, _ = scan("--max-nats=-50", "--json", str(tmp_path / "scan.json"))
-    assert code == 0
+    assert code == 1
     assert "is not kept even with all 14 kept wide" in out
     kept = json.loads((tmp_path / "scan.json").read_text())["keep"]
     assert kept["holds"] is False
@@ -77,6 +77,8 @@ def test_a_budget(scan, tmp_path):
         (("--checkpoint", "somewhere"), "of a --format"),
         (("--format", "gptq"), "no checkpoint"),
         (("--max-nats", "nan"), "finite"),
+        (("--json", "no/such/folder/scan.json"), "--json=no/such/folder/scan.json: there is no folder no/such/folder"),
+        (("--json", "."), "--json=.: that is a folder"),
     ],
 )
 def test_what_cannot_be_measured_is_exit_code_2(scan, words, said):
@@ -84,3 +86,34 @@ def test_what_cannot_be_measured_is_exit_code_2(scan, words, said):
     assert code == 2
     assert said in err
     assert out == ""
+
+
+@pytest.mark.parametrize("place", ["no/such/folder/scan.json", "."])
+def test_a_place_that_cannot_be_is_known_before_a_model_is_opened(capsys, place):
+    """There is no such model, which is not what is said."""
+    assert main(["scan", "no/such-model", "--json", place]) == 2
+    assert capsys.readouterr().err.startswith(f"pytest-quant: --json={place}: ")
+
+
+def test_a_record_that_cannot_be_written_is_one_line(scan, tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    code, out, err = scan("--windows", "1", "--only", "q_proj", "--json", str(tmp_path / "scan.json"))
+    assert code == 2
+    assert out.startswith("tiny-llama, one layer at a time")
+    (line,) = [line for line in err.splitlines() if line.startswith("pytest-quant:")]
+    assert line == f"pytest-quant: {tmp_path / 'scan.json'} cannot be written: No space left on device"
+
+
+def test_an_interrupt_is_one_line(scan, monkeypatch):
+    from pytest_quant.sensitivity import Sensitivity
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Sensitivity, "_window", stop)
+    code, out, err = scan()
+    assert (code, out) == (130, "")
+    assert err.splitlines()[-1] == "pytest-quant: interrupted"

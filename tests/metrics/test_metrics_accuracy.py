@@ -9,6 +9,7 @@ import pytest
 
 from pytest_quant.errors import NotMeasured
 from pytest_quant.metrics.accuracy import ItemScore, mcnemar, task_accuracy
+from pytest_quant.stats import betting
 
 BOTH, LOST, GAINED, NEITHER = ItemScore(1, 1), ItemScore(1, 0), ItemScore(0, 1), ItemScore(0, 0)
 
@@ -87,6 +88,17 @@ def test_equal_weights_are_no_weights():
     assert halved[0]["drop"].low <= plain.value <= halved[0]["drop"].high
 
 
+def test_weights_of_one_that_were_drawn_say_nothing_of_the_others():
+    """Before any of the light items was drawn, the interval already counts with them."""
+    drawn = [BOTH] * 30 + [LOST] * 10
+    accuracy = task_accuracy(drawn, 100, 0.01)[0]["reference_accuracy"]
+    ratio = betting.ratio([score.reference for score in drawn], [1.0] * 40, 100, 0.01)
+    assert accuracy.low == ratio.low
+    known = task_accuracy(drawn, 100, 0.01, equal=True)[0]["reference_accuracy"]
+    assert known.low == betting.mean([score.reference for score in drawn], 100, 0.01, low=0.0, high=1.0).low
+    assert known.low != accuracy.low
+
+
 def test_a_task_that_nobody_can_do_is_not_measured():
     assert task_accuracy([NEITHER] * 8, 9, 0.01)[0]["drop"].value == 0.0
     with pytest.raises(NotMeasured, match="neither model has any of the 9 items right"):
@@ -110,3 +122,9 @@ def test_scores_beyond_one_are_refused():
 )
 def test_mcnemar_is_exact(lost, gained, p):
     assert mcnemar(lost, gained) == pytest.approx(p)
+
+
+def test_mcnemar_of_many_is_exact_too():
+    for lost, gained in ((200, 150), (149, 201), (300, 300)):
+        ways = sum(math.comb(lost + gained, k) for k in range(min(lost, gained) + 1))
+        assert mcnemar(lost, gained) == min(2 * ways / 2 ** (lost + gained), 1.0)

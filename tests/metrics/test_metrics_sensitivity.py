@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
 
 from pytest_quant.engines.candidates import Layer
-from pytest_quant.errors import NotFinite, UsageError
+from pytest_quant.engines.source import ModelSource
+from pytest_quant.errors import NotFinite, NotMeasured, UsageError
 from pytest_quant.metrics import sensitivity
 from pytest_quant.metrics.sensitivity import Budget, Effect, Row, Sampled, Scan
 
 NLL = (2.0, 2.2, 1.8, 2.0)
-MANY = Sampled(nll=NLL * 8, weights=(10.0,) * 32, tokens=(10,) * 32, total=99, alpha=0.01)
-SAMPLE = Sampled(nll=NLL, weights=(10.0,) * 4, tokens=(10,) * 4, total=4, alpha=0.01)
+MANY = Sampled(nll=NLL * 8, weights=(10.0,) * 32, tokens=(10,) * 32, alpha=0.01)
+SAMPLE = Sampled(nll=NLL, weights=(10.0,) * 4, tokens=(10,) * 4, alpha=0.01)
 
 
 def layer(number: int, kind: str = "mlp", saved: int | None = 100) -> Layer:
@@ -38,12 +39,13 @@ def scan(*nats: float, whole: float | None = None, sample: Sampled = SAMPLE, kin
         reference="fp32",
         of="layer",
         rows=sensitivity.scanned(layers, [effect(value) for value in nats], sample),
-        whole=Row(Layer("nf4", "whole", None, 1, 1, ()), all_of_it, *sample.estimates(all_of_it, 2)),
+        whole=Row(Layer("nf4", "whole", None, 1, 1, ()), all_of_it, *sample.estimates(all_of_it)),
         sample=sample,
         left_out=(),
         identity={"protocol": "gptq-16"},
         reused=True,
         seconds=1.0,
+        source=ModelSource("m"),
     )
 
 
@@ -58,31 +60,44 @@ def test_the_layer_of_the_highest_divergence_comes_first():
 
 def test_windows_are_counted_by_their_weights():
     sample = replace(SAMPLE, weights=(10.0, 30.0, 10.0, 10.0), tokens=(40, 10, 10, 20))
-    nats, kl = sample.estimates(Effect((1.0, 3.0, 1.0, 1.0), (4.0, 1.0, 1.0, 2.0)), 2)
+    nats, kl = sample.estimates(Effect((1.0, 3.0, 1.0, 1.0), (4.0, 1.0, 1.0, 2.0)))
     assert nats.value == pytest.approx(120 / 60)
     assert kl.value == pytest.approx(220 / 80)
 
 
-def test_an_interval_shrinks_to_a_point_when_all_windows_are_used_and_widens_with_the_questions():
-    often = Effect(effect(0.5).nats * 8, (0.5,) * 32)
-    one, many = MANY.estimates(often, 2)[0], MANY.estimates(often, 200)[0]
-    assert many.low < one.low < 0.5 < one.high < many.high
-    assert SAMPLE.estimates(effect(0.5), 200)[0].low == pytest.approx(0.5)
+def test_the_worst_layer_is_exact_for_the_windows():
+    steady, wild = effect(0.3, 0.1), effect(0.1, 0.4)
+    rows = sensitivity.scanned([layer(0), layer(1)], [steady, wild], SAMPLE)
+    made = replace(scan(0.0, 0.0), rows=rows)
+    by_nats, by_kl = sensitivity.answer(made), sensitivity.answer(made, "kl")
+    assert (by_nats.main, by_kl.main) == ("nats", "kl")
+    for found in (by_nats, by_kl):
+        assert found.quantities["nats"].is_exact
+        assert found.quantities["nats"].value == pytest.approx(0.3)
+        assert found.quantities["kl"].value == pytest.approx(0.4)
+    assert by_nats.scores == list(steady.nats)
+    assert by_kl.scores == list(wild.kl)
 
 
-def test_the_worst_layer_is_bounded_by_all_of_them():
-    layers = [layer(0), layer(1)]
-    steady = Effect((0.30, 0.31, 0.30, 0.29) * 8, (0.30, 0.31, 0.30, 0.29) * 8)
-    wild = Effect((0.6, -0.6, 0.6, -0.6) * 8, (0.2, 0.3, 0.2, 0.3) * 8)
-    rows = sensitivity.scanned(layers, [steady, wild], MANY)
-    found = sensitivity.answer(replace(scan(0.0, 0.0), rows=rows, sample=MANY))
-    by_depth = {row.layer.depth: row.nats for row in rows}
-    nats = found.quantities["nats"]
-    assert nats.value == by_depth[0].value
-    assert nats.low == by_depth[0].low
-    assert nats.high == by_depth[1].high > by_depth[0].high
-    assert found.scores == [0.30, 0.31, 0.30, 0.29] * 8
-    assert found.main == "nats"
+def test_scores_by_divergence_count_by_tokens():
+    made = scan(0.1, 0.2, sample=replace(SAMPLE, tokens=(40, 10, 10, 20)))
+    assert sensitivity.answer(made, "kl").weights == [40.0, 10.0, 10.0, 20.0]
+    assert sensitivity.answer(made).weights == [10.0] * 4
+
+
+def test_tables_answer_for_nothing():
+    found = sensitivity.answer(scan(0.9, 0.2, math.nan, kinds=["head", "mlp", "embedding"]))
+    assert found.quantities["nats"].value == pytest.approx(0.2)
+    assert found.figures["layers"] == 1.0
+    assert found.figures["sum_nats"] == pytest.approx(0.2)
+    with pytest.raises(NotMeasured, match="only tables"):
+        sensitivity.answer(scan(0.9, kinds=["head"]))
+
+
+@pytest.mark.parametrize("nll", [(800.0,) * 4, (math.inf,) * 4, (math.nan,) * 4])
+def test_a_reference_that_knows_nothing_is_no_measure(nll):
+    with pytest.raises(NotMeasured, match="in 4 windows is no finite number"):
+        replace(SAMPLE, nll=nll)
 
 
 def test_the_answer_adds_the_layers_up():
@@ -102,7 +117,11 @@ def test_nan_comes_first_and_is_no_answer():
 
 
 def test_the_record_is_plain_json_without_infinity():
-    made = scan(0.1, math.nan, 0.3, sample=replace(SAMPLE, nll=NLL, total=9))
+    made = scan(
+        0.1,
+        math.nan,
+        0.3,
+    )
     record = json.loads(json.dumps(made.record(), allow_nan=False))
     assert record["layers"][0] == {
         "name": "model.layers.1.mlp",
@@ -112,7 +131,7 @@ def test_the_record_is_plain_json_without_infinity():
         "bytes_saved": 100,
         "finite": False,
     }
-    assert record["windows"] == {"used": 4, "total": 9}
+    assert record["windows"] == {"used": 4, "total": 4}
     assert "left_out" not in record
     assert record["layers"][1]["nats"]["value"] == pytest.approx(0.3)
 
@@ -168,11 +187,69 @@ def test_a_mix_is_measured_until_one_fewer_does_not_hold():
     assert found.holds
     assert [row.layer.depth for row in found.rows] == [0, 1, 2]
     assert found.nats.value == pytest.approx(0.3)
+    assert found.nats.low == found.nats.value == found.nats.high
     assert found.guess == 3
     assert found.bytes_back == 300
     assert [0, 1] in seen
     assert found.perplexity == pytest.approx(math.exp(2.3))
     json.dumps(found.record(), allow_nan=False)
+
+
+def crossing(*effects: Effect) -> Scan:
+    """Layers of which the last by KL may cost the most nats, in as many windows as the effects have."""
+    times = len(effects[0].nats) // 4
+    sample = replace(SAMPLE, nll=NLL * times, weights=(10.0,) * 4 * times, tokens=(10,) * 4 * times)
+    rows = sensitivity.scanned([layer(number) for number in range(len(effects))], effects, sample)
+    whole = long(effect(sum(row.nats.value for row in rows)), times)
+    found = scan(*[0.1] * len(effects))
+    return replace(found, rows=rows, sample=sample, whole=Row(found.whole.layer, whole, *sample.estimates(whole)))
+
+
+def long(found: Effect, times: int) -> Effect:
+    return Effect(found.nats * times, found.kl * times)
+
+
+ONE_THAT_COSTS = (effect(0.0, 0.3), effect(0.05, 0.2), effect(0.4, 0.1))
+
+
+def sums(made: Scan, seen: list[set[str]]) -> Callable[[Sequence[Row]], Effect]:
+    """A mix that costs what its parts do."""
+
+    def measure(kept: Sequence[Row]) -> Effect:
+        seen.append({row.layer.name for row in kept})
+        nats = sum(row.nats.value for row in made.rows if row not in kept)
+        return long(effect(nats), made.sample.used // 4)
+
+    return measure
+
+
+def test_the_order_that_needs_fewer_layers_is_taken():
+    made, seen = crossing(*(long(each, 2) for each in ONE_THAT_COSTS)), []
+    assert [row.layer.depth for row in made.rows] == [0, 1, 2]
+    found = sensitivity.keep(made, Budget(max_nats=0.1), sums(made, seen))
+    assert found.order == "nats"
+    assert [row.layer.depth for row in found.rows] == [2]
+    assert found.nats.value == pytest.approx(0.05)
+    assert {each.order for each in found.tried} == {"kl", "nats"}
+    assert len(seen) == len({frozenset(names) for names in seen}), "each mix is measured once"
+    assert found.record()["order"] == "nats"
+    assert set(found.record()["tried"][0]) == {"order", "kept", "nats"}
+
+
+def test_in_few_windows_the_order_by_nats_is_not_trusted():
+    made = crossing(*ONE_THAT_COSTS)
+    assert made.sample.used == 4
+    found = sensitivity.keep(made, Budget(max_nats=0.1), sums(made, []))
+    assert found.order == "kl"
+    assert len(found.rows) == 3
+    assert {each.order for each in found.tried} == {"kl"}
+
+
+def test_of_as_many_those_by_divergence_are_taken():
+    made = crossing(long(effect(0.2, 0.3), 2), long(effect(0.21, 0.2), 2))
+    found = sensitivity.keep(made, Budget(max_nats=0.22), sums(made, []))
+    assert found.order == "kl"
+    assert [row.layer.depth for row in found.rows] == [0]
 
 
 def test_a_format_that_holds_keeps_nothing():
@@ -219,6 +296,7 @@ def test_budgets_in_perplexity():
         ({"max_nats": 0.1, "max_ratio": 1.1}, "one of"),
         ({"max_nats": math.nan}, "finite"),
         ({"max_ratio": 0.0}, "above 0"),
+        ({"max_nats": "0.1"}, "'0.1' is no number"),
     ],
 )
 def test_budgets_without_sense(limits, said):
@@ -227,7 +305,7 @@ def test_budgets_without_sense(limits, said):
 
 
 def test_windows_of_a_longer_text_bound_what_a_layer_costs_in_all_of_it():
-    part = replace(MANY, total=32, text=220)
+    part = replace(MANY, text=220)
     (row,) = sensitivity.scanned([layer(0)], [Effect((0.1, 0.3) * 16, (0.2, 0.4) * 16)], part)
     assert (row.nats.low, row.nats.high) == (row.nats.value, row.nats.value)  # of the windows asked for
     assert row.text is not None
@@ -240,8 +318,6 @@ def test_windows_of_a_longer_text_bound_what_a_layer_costs_in_all_of_it():
 
 @pytest.mark.parametrize("text", [None, 32, 31])
 def test_windows_that_are_all_there_is_bound_nothing_more(text):
-    (row,) = sensitivity.scanned(
-        [layer(0)], [Effect((0.1, 0.3) * 16, (0.2, 0.4) * 16)], replace(MANY, total=32, text=text)
-    )
+    (row,) = sensitivity.scanned([layer(0)], [Effect((0.1, 0.3) * 16, (0.2, 0.4) * 16)], replace(MANY, text=text))
     assert row.text is None
     assert "text" not in sensitivity.described(row)

@@ -183,27 +183,60 @@ def test_nothing_changed_tells_nothing(run, monkeypatch):
     assert sample.detail() == {}
 
 
-@pytest.mark.parametrize("silent, who", [("fp32", "the fp32 reference"), ("nf4", "the nf4 model")])
-def test_a_model_that_says_nothing_is_not_measured(run, monkeypatch, silent, who):
-    monkeypatch.setattr(
-        TransformersModel,
-        "continue_greedily",
-        lambda model, *_: np.array([END] if model is run.kept[silent].loaded else [7, END]),
-    )
+def silent(run, monkeypatch, *names: str, prompts: tuple[str, ...] = PROMPTS) -> None:
+    """Models that end at once, after these prompts."""
+    tokens = [ids(prompt) for prompt in prompts]
+
+    def scripted(model: Any, prompt: Any, *_: Any) -> Any:
+        name = next(name for name, handle in run.kept.items() if handle.loaded is model)
+        return np.array([END] if name in names and prompt.tolist() in tokens else [7, END])
+
+    monkeypatch.setattr(TransformersModel, "continue_greedily", scripted)
+
+
+def test_a_reference_that_says_nothing_is_not_measured(run, monkeypatch):
+    silent(run, monkeypatch, "fp32")
     sample = run.sample(prompts=PROMPTS, max_new_tokens=2)
-    sample.extend(6)
-    with pytest.raises(NotMeasured, match=f"{who} says nothing after any of 6 prompts"):
+    assert not sample.telling
+    sample.extend(5)
+    sample.answer(0.01)
+    assert not sample.telling
+    sample.extend(1)
+    with pytest.raises(NotMeasured, match="the fp32 reference says nothing after any of 6 prompts"):
         sample.answer(0.01)
 
 
-def test_a_model_that_gives_nan_is_named(run, monkeypatch):
-    def broken(*_: Any) -> Any:
-        raise NotFinite("the logits after 9 tokens are NaN or infinite")
+def test_a_format_alone_that_says_nothing_agrees_nowhere(run, monkeypatch):
+    silent(run, monkeypatch, "nf4")
+    sample = run.sample(prompts=PROMPTS, max_new_tokens=2)
+    sample.extend(6)
+    assert sample.telling
+    assert sample.answer(0.01).quantities["share"].value == 0.0
+    assert "empty" not in sample.detail()
+
+
+def test_prompts_that_neither_continues_are_counted(run, monkeypatch):
+    silent(run, monkeypatch, "fp32", "nf4", prompts=PROMPTS[:2])
+    sample = run.sample(prompts=PROMPTS, max_new_tokens=2)
+    sample.extend(6)
+    assert sample.telling
+    assert sample.answer(0.01).figures == {"changed": 0.0, "empty": 2.0}
+    assert sample.detail() == {"empty": 2}
+    assert sample.reference_stored == 0
+
+
+@pytest.mark.parametrize("name, error", [("fp32", NotMeasured), ("nf4", NotFinite)])
+def test_a_model_that_gives_nan_is_named(run, monkeypatch, name, error):
+    def broken(model: Any, *_: Any) -> Any:
+        if model is run.kept[name].loaded:
+            raise NotFinite("the logits after 9 tokens are NaN or infinite")
+        return np.array([7, END])
 
     sample = run.sample(prompts=PROMPTS, max_new_tokens=2)
     monkeypatch.setattr(TransformersModel, "continue_greedily", broken)
-    with pytest.raises(NotFinite, match=r"the \w+ model cannot continue '.*': the logits after 9 tokens"):
+    with pytest.raises(NotMeasured, match=rf"the {name} \w+ cannot continue '.*': the logits after 9") as found:
         sample.extend(1)
+    assert type(found.value) is error
 
 
 def test_the_reference_is_no_format(run):
@@ -264,18 +297,34 @@ def test_conversations_are_asked_up_to_the_last_answer(chat, tmp_path):
     assert sample._prompts.all[0].text == "C"
 
 
-def test_conversations_need_a_chat_template(run, tmp_path):
-    (tmp_path / "chats.jsonl").write_text('{"messages": [{"role": "user", "content": "A"}]}')
-    with pytest.raises(UsageError, match="no chat template"):
+def test_messages_need_a_chat_template(run, tmp_path):
+    (tmp_path / "chats.jsonl").write_text('\n{"messages": [{"role": "user", "content": "A"}]}')
+    said = "no chat template"
+    with pytest.raises(UsageError, match=rf"^chats\.jsonl, line 2: it is a conversation, but .*{said}") as one:
         run.sample(prompts=str(tmp_path / "chats.jsonl"))
+    with pytest.raises(
+        UsageError, match=rf"prompt 1 of .*chat_template=True.*{said}.*leave out chat_template"
+    ) as other:
+        run.sample(prompts=PROMPTS, chat_template=True)
+    assert "--quant-chat-template" not in f"{one.value} {other.value}"
+
+
+def test_a_template_that_refuses_names_the_prompt(chat, monkeypatch):
+    monkeypatch.setattr(chat.room._tokens(chat.spec)._tokenizer, "chat_template", "{{ raise_exception('not so') }}")
+    with pytest.raises(UsageError, match=r"prompt 1 of .*: the chat template refuses messages of user: not so"):
+        chat.sample(prompts=PROMPTS, chat_template=True)
 
 
 @pytest.mark.parametrize(
     "parameters, said",
     [
-        ({"prompts": ("a", "")}, r"prompt 2 of prompts=\(\.\.\.\) has no tokens"),
+        ({"prompts": ("a", "")}, r"prompt 2 of prompts=\(\.\.\.\): it has no tokens"),
+        ({"chat_template": True}, r"chat_template=True\) needs prompts="),
         ({"prompts": ()}, "holds no prompt"),
-        ({"prompts": ("a" * 500,)}, "prompt 1 of 500 tokens and 32 new ones do not fit the model's 512 positions"),
+        (
+            {"prompts": ("a" * 500,)},
+            r"prompt 1 of .*: its 500 tokens and 32 new ones do not fit the model's 512 positions",
+        ),
         ({"limit": 0}, "limit=0 leaves nothing"),
         ({"max_new_tokens": 0}, "max_new_tokens=0 leaves nothing"),
         ({"prompts": "nowhere.txt"}, "'nowhere.txt' is the path of no file"),
@@ -311,22 +360,36 @@ def test_mistakes_in_a_file_are_named_with_their_place(tmp_path, name, content, 
         ("p.txt", "\ufeffone\r\n\r\n two \n"),
         ("p.jsonl", '{"prompt": "one"}\n\n{"prompt": " two ", "text": "no"}\n'),
         ("p.jsonl", '{"text": "one"}\n{"text": " two "}'),
+        ("p.jsonl", '{"text": "one"}\n{"prompt": " two "}'),
+        ("p.jsonl", '{"prompt": "one"}\n{"text": " two "}'),
+        ("p.jsonl", '"one"\n{"prompt": " two "}'),
         ("p.ndjson", '\ufeff"one"\n" two "'),
     ],
 )
 def test_prompts_of_a_file(tmp_path, name, content):
     (tmp_path / name).write_text(content, encoding="utf-8", newline="")
-    assert prompts.read(str(tmp_path / name)) == ("one", " two ")
+    assert [each.prompt for each in prompts.read(str(tmp_path / name))] == ["one", " two "]
+
+
+def test_prompts_know_their_lines(tmp_path):
+    (tmp_path / "p.txt").write_text("\none\n\ntwo\n")
+    (tmp_path / "p.jsonl").write_text('\n"one"\n\n{"text": "two"}\n')
+    for name in ("p.txt", "p.jsonl"):
+        assert [each.place for each in prompts.read(str(tmp_path / name))] == [f"{name}, line 2", f"{name}, line 4"]
+    assert [each.place for each in prompts.read(("a", "b"))] == [
+        "prompt 1 of prompts=(...)",
+        "prompt 2 of prompts=(...)",
+    ]
 
 
 def test_a_column_can_be_named(tmp_path):
     (tmp_path / "p.jsonl").write_text('{"question": "one", "text": "no"}\n')
-    assert prompts.read(f"{tmp_path / 'p.jsonl'}:question") == ("one",)
+    assert [each.prompt for each in prompts.read(f"{tmp_path / 'p.jsonl'}:question")] == ["one"]
 
 
 def test_conversations_are_read(tmp_path):
     (tmp_path / "p.jsonl").write_text('{"messages": [{"role": "user", "content": "A"}]}')
-    assert prompts.read(str(tmp_path / "p.jsonl")) == (Conversation((("user", "A"),)),)
+    assert prompts.read(str(tmp_path / "p.jsonl"))[0].prompt == Conversation((("user", "A"),))
 
 
 def continued(handle: Any, text: str, count: int) -> list[int]:

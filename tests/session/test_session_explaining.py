@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -104,7 +106,9 @@ def test_a_sound_format_that_is_too_coarse(run):
     assert record["layers"]["standing_out"] == []
     assert record["layers"]["closest"]["quantized"]
     assert record["layers"]["compared"] == 14 + 4 + 3
+    assert record["layers"]["not_compared"] == 0
     assert "no layer stands out" in shown(record)
+    assert "could not be compared" not in shown(record)
     assert not run.models.changed()
 
 
@@ -147,7 +151,8 @@ def test_a_norm_that_was_damaged_is_not_excused_by_the_format(run):
     run.plant("nf4", lambda model: model.model.layers[0].input_layernorm.weight.mul_(2.0))
     record = run.explain()
     assert "model.layers.0.input_layernorm is not quantized, yet it is off by 1" in shown(record)
-    assert record["next"][0].startswith("compare the files of the checkpoint")
+    (step,) = record["next"]
+    assert step.startswith("compare the files of the checkpoint")
 
 
 def test_a_layer_of_nan(run):
@@ -209,6 +214,7 @@ def test_the_next_better_format_runs_here(run):
     format = registry.get(name)
     assert format.weights.num_bits == 8
     assert not format.from_checkpoint
+    assert re.search(r" runs here in \d+\.\d kB of weights \(nf4: \d+\.\d kB\)$", wider)
     assert run.check(run.spec, name).status != "unsupported"
 
 
@@ -333,5 +339,91 @@ def test_a_variant_is_scanned_as_the_format_that_it_is_of(tiny_llama, tmp_path):
         record = Run(tiny_llama, tmp_path).explain(name)
     finally:
         registry.forget([name])
-    assert any(" --format nf4 " in step for step in record["next"])
+    (step,) = (step for step in record["next"] if " scan " in step)
+    assert " --format nf4 " in step
+    assert step.endswith("  # of nf4, which nf4-wide-head is a variant of")
+    assert shlex.split(step, comments=True)[-2:] == ["--max", "0.5"]
     assert "down_proj" in record["layers"]["medians"]
+
+
+@pytest.mark.parametrize(
+    "limits, told",
+    [
+        ((("max", 0.5), ("max_ratio", 1.01)), ["--max", "0.5"]),
+        ((("max_ratio", 1.01234567890123),), ["--max-ratio", "1.01234567890123"]),
+        ((("max", 1.0),), ["--max", "1"]),
+        ((("max", -1e-05),), ["--max=-1e-05"]),
+    ],
+    ids=["both", "exact", "short", "negative"],
+)
+def test_the_command_is_one_that_is_taken(run, limits, told):
+    """Its parser reads the gate's own limit, and only one."""
+    from pytest_quant import cli
+
+    record = run.explain(gate=Gate("perplexity_delta", limits))
+    words = shlex.split(next(step for step in record["next"] if " scan " in step))
+    assert words[-len(told) :] == told
+    parsed = cli._parser().parse_args(words[1:])
+    name, limit = limits[0]
+    assert getattr(parsed, name) == limit
+    assert (parsed.max is None) != (parsed.max_ratio is None)
+
+
+def kv_advice(run: Run, name: str, missing: tuple[str, ...] = ()) -> list[str]:
+    def check(spec: ModelSpec, asked: str) -> Any:
+        if asked in missing:
+            raise Unsupported(asked, "nothing", "more")
+
+    explainer = Explainer(run.settings, run.device, run.population, run.quality, run.model, check)
+    return list(explainer._apart(run.spec, registry.get(name)))
+
+
+@pytest.mark.parametrize(
+    "name, missing, said",
+    [
+        ("fp16+kv-int4", (), ['the KV cache with more bits: formats=["fp16+kv-int8"]']),
+        ("fp16+kv-int4", ("fp16+kv-int8",), []),
+        ("fp16+kv-int8", (), []),
+        ("fp16+kv-int8-g16", (), []),
+        ("fp16+kv-fp8", (), []),
+        ("nf4+kv-int4", (), ['tell weights from KV cache: formats=["nf4", "fp32+kv-int4"]']),
+        ("nf4+kv-int4", ("nf4",), ['tell weights from KV cache: formats=["fp32+kv-int4"]']),
+        ("nf4+kv-int4", ("nf4", "fp32+kv-int4"), []),
+        ("nf4", (), []),
+    ],
+)
+def test_a_cache_that_is_advised_has_more_bits_and_runs_here(run, name, missing, said):
+    assert kv_advice(run, name, missing) == said
+
+
+def test_wide_modules_are_counted_where_none_is_quantized(run):
+    record = run.explain("bf16")
+    assert record["layers"]["compared"] == 14 + 4 + 3
+    assert "closest" not in record["layers"]
+    assert "no layer stands out: 21 modules were compared, each given the reference's input" in shown(record)
+
+
+def test_modules_that_could_not_be_compared_are_counted(run, monkeypatch):
+    compare = activations.compare
+
+    def some(*arguments: Any) -> Any:
+        found = compare(*arguments)
+        return dataclasses.replace(found, errors=found.errors[:-2], apart=("a", "b"))
+
+    monkeypatch.setattr(activations, "compare", some)
+    record = run.explain("bf16")
+    assert record["layers"]["not_compared"] == 2
+    assert "19 modules were compared" in shown(record)
+    assert "; 2 could not be compared" in " ".join(shown(record).split())
+
+
+def test_a_broken_layer_of_a_variant_is_left_out_besides_its_own(run):
+    """Of nf4 again: formats of a test suite know nothing of each other."""
+    registry.add(own.variant("nf4", "nf4-mixed", exclude=["v_proj"]))
+    try:
+        run.plant("nf4-mixed", broken_layer)
+        record = run.explain("nf4-mixed")
+    finally:
+        registry.forget(["nf4-mixed"])
+    line = f'variant("nf4", "nf4-mixed-mixed", exclude=["v_proj", "{LAYER}"]) in conftest.py'
+    assert record["next"][0] == line

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import warnings
 
 import pytest
+import yaml
 from task_files import continuations, write_task
 
 from pytest_quant.engines.source import ModelSource
@@ -16,6 +18,7 @@ from pytest_quant.progress import Quiet
 from pytest_quant.session import Session
 from pytest_quant.settings import Settings
 from pytest_quant.spec import ModelSpec
+from pytest_quant.stats import betting
 
 pytest.importorskip("lm_eval")
 
@@ -157,13 +160,13 @@ def test_the_answer_is_paired(session, spec, tasks):
 def test_the_reference_is_not_loaded_when_its_answers_are_known(session, spec, tasks, tmp_path):
     first = session.accuracy.sample(spec, "int8", ask(tasks))
     first.extend(6)
-    assert first.detail()["reference_stored"] == 0
+    assert first.reference_stored == 0
     second = Session(Settings(cache_dir=tmp_path / "cache"), Quiet())
     sample = second.accuracy.sample(spec, "int8", ask(tasks))
     sample.extend(6)
     assert second.models.find(spec, "fp32") is None
     assert sample.replies(reference=True) == first.replies(reference=True)
-    assert sample.detail()["reference_stored"] == 6
+    assert sample.reference_stored == 6
     sample.extend(1)  # one that nobody knows
     assert second.models.find(spec, "fp32") is not None
 
@@ -240,13 +243,78 @@ def test_a_damaged_file_is_not_believed(session, spec, tasks, tmp_path, damage):
         sample = second.accuracy.sample(spec, "int8", ask(tasks))
     sample.extend(3)
     assert sample.replies(reference=True) == first.replies(reference=True)
-    assert sample.detail()["reference_stored"] == 0
+    assert sample.reference_stored == 0
     assert file.read_bytes() == good
+
+
+def test_stored_answers_that_other_code_scored(session, spec, tasks, tmp_path, monkeypatch):
+    """As where a task computes its scores with an installed library, whose code is no part of the task."""
+    first = session.accuracy.sample(spec, "int8", ask(tasks))
+    first.extend(14)
+    (file,) = (tmp_path / "cache").rglob("tasks/*.json")
+    data = json.loads(file.read_text())
+    for kept in data["items"]["fox"].values():
+        kept[0] = 1.0 - kept[0]
+    file.write_text(json.dumps(data))
+    second = Session(Settings(cache_dir=tmp_path / "cache"), Quiet())
+    fp32 = second.model(spec, "fp32")
+    monkeypatch.setattr(second.accuracy, "_model", lambda spec, name: fp32)
+    sample = second.accuracy.sample(spec, "int8", ask(tasks))
+    sample.extend(2)
+    with pytest.raises(NotMeasured, match=r"stored when other code scored them; delete .*\.json") as found:
+        sample.answer(0.01)
+    assert str(file) in str(found.value)
+
+
+def test_two_runs_at_once_keep_what_both_learnt(session, spec, tasks, tmp_path):
+    other = Session(Settings(cache_dir=tmp_path / "cache"), Quiet())
+    one, two = (run.accuracy.sample(spec, "int8", ask(tasks)) for run in (session, other))
+    one.extend(3)
+    two.extend(1)
+    two.extend(1)
+    (file,) = (tmp_path / "cache").rglob("tasks/*.json")
+    assert len(json.loads(file.read_text())["items"]["fox"]) == 3
+    one._question.known.learn({one._question.population.order[9]: one.replies(reference=True)[one._items()[0]]})
+    one._question.known.save()
+    two.extend(2)
+    assert len(json.loads(file.read_text())["items"]["fox"]) == 5
+
+
+def test_scores_of_changed_helpers_are_asked_anew(session, spec, tmp_path):
+    """The function that a config names calls a second one, and that a third in the file beside: what was stored under
+    their old code is not what is scored now."""
+    folder = tmp_path / "tasks"
+    write_task(folder, "helped", continuations(6))
+    file = folder / "helped.yaml"
+    file.write_text(file.read_text() + "process_results: !function own.results\n")
+    (folder / "own.py").write_text(
+        "import importlib.util\nfrom pathlib import Path\n"
+        "spec = importlib.util.spec_from_file_location('beside', Path(__file__).with_name('beside.py'))\n"
+        "beside = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(beside)\n"
+        "def best(answers):\n    values = [each[0] for each in answers]\n    return values.index(max(values))\n"
+        "def results(doc, answers):\n    return {'acc': beside.score(best(answers), doc['answer'])}\n"
+    )
+    (folder / "beside.py").write_text("def score(said, right):\n    return float(said == right)\n")
+    before = session.accuracy.sample(spec, "int8", ask(folder, "helped"))
+    before.extend(6)
+    (folder / "beside.py").write_text("def score(said, right):\n    return float(said != right)\n")
+    (folder / "own.py").touch()
+    after = Session(Settings(cache_dir=tmp_path / "cache"), Quiet()).accuracy.sample(
+        spec, "int8", ask(folder, "helped")
+    )
+    after.extend(6)
+    assert after.identity()["tasks"]["helped"]["code"] != before.identity()["tasks"]["helped"]["code"]
+    assert after.reference_stored == 0
+    scores = [
+        [each.score for _, each in sorted(sample.replies(reference=True).items(), key=str)]
+        for sample in (before, after)
+    ]
+    assert scores[0] == [1.0 - score for score in scores[1]]
 
 
 def test_a_cache_that_cannot_be_written_is_only_said(session, spec, tasks, tmp_path):
     sample = session.accuracy.sample(spec, "int8", ask(tasks))
-    (stack,) = {session.accuracy._questions[key].known._file.parent.parent for key in session.accuracy._questions}
+    (stack,) = {session.accuracy._questions[key].known.file.parent.parent for key in session.accuracy._questions}
     stack.parent.mkdir(parents=True, exist_ok=True)
     stack.write_text("a file, where a folder should be")
     with pytest.warns(StoreWarning, match="were not stored"):
@@ -280,8 +348,28 @@ def test_the_reference_measured_by_mistake(session, spec, tasks, monkeypatch):
     monkeypatch.setattr(session.accuracy, "_model", lambda spec, name: fp32)
     sample = session.accuracy.sample(spec, "int8", ask(tasks))
     sample.extend(5)
-    with pytest.raises(ProofFailed, match="all 5 items of fox exactly the fp32 reference's likelihoods"):
+    assert any(sample.answer(0.01).scores)
+    assert not sample.telling
+    sample.extend(100)
+    with pytest.raises(ProofFailed, match="all 14 items of fox exactly the fp32 reference's likelihoods"):
         sample.answer(0.01)
+
+
+def test_early_items_that_say_nothing_decide_nothing(session, spec, tmp_path):
+    doc = {"question": "The quick", "choices": ["zzzzzzzz", "brown fox"]}
+    for name, answer in (("wrong", 0), ("right", 1)):
+        write_task(tmp_path / "tasks", name, [{**doc, "answer": answer}] * 3)
+    sample = session.accuracy.sample(spec, "int8", ask(tmp_path / "tasks", "wrong"))
+    assert not sample.telling
+    sample.extend(2)
+    assert sample.answer(0.01).quantities["drop"].value == 0.0
+    assert not sample.telling
+    sample.extend(1)
+    with pytest.raises(NotMeasured, match="neither model has any of the 3 items right"):
+        sample.answer(0.01)
+    other = session.accuracy.sample(spec, "int8", ask(tmp_path / "tasks", "right"))
+    other.extend(1)
+    assert other.telling
 
 
 def test_the_reference_itself_is_no_format(session, spec, tasks):
@@ -410,7 +498,7 @@ def test_out_of_memory_is_tried_in_smaller_batches(session, spec, tasks, monkeyp
     monkeypatch.setattr(HFLM, "loglikelihood", tight)
     sample = session.accuracy.sample(spec, "int8", ask(tasks))
     sample.extend(3)
-    assert sizes == [4, 2, 1, 1]
+    assert sizes == [4, 2, 1, 4, 2, 1]
     assert sample.drawn == 3
 
 
@@ -484,3 +572,50 @@ def test_every_error_is_one_of_ours(session, spec, tmp_path):
     write_task(tmp_path / "tasks", "odd", continuations(3), metric_list=[{"metric": "no_such_metric"}])
     with pytest.raises(QuantError, match="odd"):
         session.accuracy.sample(spec, "int8", ask(tmp_path / "tasks", "odd")).extend(1)
+
+
+def test_a_folder_of_the_run_that_is_not_there_is_named_as_such(tmp_path, spec):
+    session = Session(Settings(cache_dir=tmp_path / "cache", tasks=tmp_path / "nowhere"), Quiet())
+    with pytest.raises(UsageError, match=r"quant_tasks=.*nowhere is no folder"):
+        session.accuracy.sample(spec, "int8", gate("task_accuracy", {"max_drop": 0.1, "task": "fox"}))
+
+
+def test_the_chat_template_is_the_base_models(session, spec, tasks, byte_tokenizer, monkeypatch):
+    """Whichever format asks first; some checkpoints come with another."""
+    asked = []
+    template = "{% for each in messages %}[{{ each.role }}]{{ each.content }}{% endfor %}"
+
+    def tokenizer(source):
+        asked.append(source)
+        found = copy.deepcopy(byte_tokenizer)
+        found.chat_template = template
+        return found
+
+    monkeypatch.setattr(session.accuracy, "_tokenizer", tokenizer)
+    sample = session.accuracy.sample(spec, "int8", ask(tasks, apply_chat_template=True))
+    assert asked == [spec.source]
+    assert session.models.find(spec, "int8") is None
+    assert "[user]" in sample._question.prompts[0]
+
+
+def test_weights_that_are_alike_by_chance_are_no_equal_weights(session, spec, tmp_path):
+    """A few items of one task of a group, before any of the other."""
+    folder = tmp_path / "tasks"
+    doc = {"question": "The quick", "choices": ["zzzzzzzz", "brown fox"], "answer": 1}
+    write_task(folder, "few", [doc] * 4)
+    write_task(folder, "many", [{**doc, "answer": 0}] * 16)
+    told = {
+        "group": "all",
+        "task": ["few", "many"],
+        "aggregate_metric_list": [{"metric": "acc", "weight_by_size": False}],
+    }
+    (folder / "all.yaml").write_text(yaml.safe_dump(told))
+    sample = session.accuracy.sample(spec, "int8", ask(folder, "all"))
+    order = sample._question.population.order
+    object.__setattr__(sample._question.population, "order", sorted(order, key=lambda item: item.task))
+    sample.extend(4)
+    found = sample.answer(0.1)
+    assert set(found.weights) == {1.0}
+    low = found.quantities["reference_accuracy"].low
+    assert low == betting.ratio(found.reference_scores, found.weights, 20, 0.1).low
+    assert low != betting.mean(found.reference_scores, 20, 0.1, low=0.0, high=1.0).low

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from task_files import continuations, write_task
 
+from pytest_quant.engines.tokens import Tokens
 from pytest_quant.errors import UsageError
 from pytest_quant.progress import Quiet
 from pytest_quant.tasks import chat, language_model, population
@@ -68,6 +69,24 @@ def test_a_template_that_knows_no_system(tmp_path, tokenizer):
         "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}" + TEMPLATE
     )
     assert "[system]" not in prompts(build(tmp_path, tokenizer, system_instruction="Go on."))[0]
+
+
+TODAY = "{{ strftime_now('%A %d.%m.%Y') }}|" + TEMPLATE
+
+
+def test_prompts_do_not_change_with_the_day(tmp_path, tokenizer):
+    """Neither by ``date_string`` nor by the function that prints today's date."""
+    from transformers.utils import chat_template_utils
+
+    today = chat_template_utils.datetime
+    tokenizer.chat_template = TODAY
+    assert prompts(build(tmp_path, tokenizer))[0].startswith("Friday 26.07.2024|<26 Jul 2024>")
+    assert Tokens(tokenizer).chat([{"role": "user", "content": "A"}]) == "Friday 26.07.2024|<26 Jul 2024>[user]A"
+    assert chat_template_utils.datetime is today
+    tokenizer.chat_template = "{{ raise_exception('no') }}"
+    with pytest.raises(UsageError):
+        Tokens(tokenizer).chat([{"role": "user", "content": "A"}])
+    assert chat_template_utils.datetime is today
 
 
 def test_without_a_template(byte_tokenizer):

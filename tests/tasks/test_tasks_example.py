@@ -107,14 +107,12 @@ def test_every_gate_of_the_example(project, local):
     (project.path / "lm_eval_tasks.py").write_text(example.replace("min_recovery=0.97", "min_recovery=0.3"))
     project.ini(f"quant_model = {project.model}", f"quant_tasks = {local}")
     result, record = project.record("--quant-baseline", "lm_eval_tasks.py", "-k", "task_")
-    found = {
-        (each["identity"]["metric"]["population"]["task"], each["format"]): each for each in record["measurements"]
-    }
+    found = {(each["identity"]["protocol"]["task"], each["format"]): each for each in record["measurements"]}
     assert {task for task, _ in found} == {"winogrande", "hellaswag", "arc_challenge", "arc_easy", "mmlu"}
     assert len(found) == 10
     assert {each["verdict"] for each in found.values()} == {"passed"}
     assert result.ret == 0
-    told = {task: each["identity"]["metric"]["population"] for (task, _), each in found.items()}
+    told = {task: each["identity"]["protocol"] for (task, _), each in found.items()}
     assert told["hellaswag"]["metric"] == told["arc_challenge"]["metric"] == "acc_norm"
     assert told["mmlu"]["tasks"].keys() == {"mmlu_anatomy", "mmlu_virology"}
     assert all(part["num_fewshot"] == 5 for each in told.values() for part in each["tasks"].values())

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -83,7 +87,8 @@ def test_a_task_of_lm_evals_own_without_the_index(monkeypatch):
     monkeypatch.setattr(lm_eval.tasks, "TaskManager", manager)
     catalog = Catalog(Quiet())
     monkeypatch.setattr("datasets.load_dataset", lambda *a, **b: (_ for _ in ()).throw(ConnectionError("no network")))
-    with pytest.raises(NotMeasured, match=r"documents of arc_easy cannot be had \(ConnectionError: no network\)"):
+    said = r"documents of arc_easy cannot be had \(ConnectionError: no network\); with a network, `lm-eval run"
+    with pytest.raises(NotMeasured, match=said):
         catalog.load(Asked("arc_easy"))
     assert made == [False]
     assert [file.name for file in catalog._files["winogrande"]] == ["default.yaml"]
@@ -92,8 +97,20 @@ def test_a_task_of_lm_evals_own_without_the_index(monkeypatch):
 def test_documents_that_cannot_be_had(catalog, tmp_path):
     write_task(tmp_path, "gone", continuations(2))
     (tmp_path / "gone.jsonl").unlink()
-    with pytest.raises(NotMeasured, match=r"the documents of gone cannot be had.*with a network, `lm-eval run"):
+    with pytest.raises(NotMeasured, match=r"the documents of gone cannot be had.*correct dataset_path") as found:
         build(catalog, task="gone", include_path=tmp_path)
+    assert "network" not in str(found.value)
+
+
+def test_a_task_without_documents(catalog, tmp_path):
+    for number, body in enumerate(("docs.select([])", "[]")):
+        name = f"none{number}"
+        write_task(tmp_path, name, continuations(2))
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(file.read_text() + f"process_docs: !function {name}.of\n")
+        (tmp_path / f"{name}.py").write_text(f"def of(docs):\n    return {body}\n")
+        with pytest.raises(UsageError, match=f"the task {name} has no documents"):
+            build(catalog, task=name, include_path=tmp_path)
 
 
 def test_an_unknown_name(catalog, pair):
@@ -254,6 +271,143 @@ def test_identity_has_functions_by_their_source(catalog, tmp_path):
     assert one == two
     assert one["tasks"]["fox"]["config"] != three["tasks"]["fox"]["config"]
     assert one["prompts"] != three["prompts"]
+
+
+CODE = """
+import {helper}
+
+class Base:
+    pass
+
+def results(doc, answers):
+    return middle(doc, answers)
+
+def middle(doc, answers):
+    return {{"acc": {helper}.score(answers, doc)}}
+"""
+
+
+def with_code(folder, helper, score="1.0", own=CODE, more="\n"):
+    """A task whose function calls another of its file, which calls one of a module that lies elsewhere."""
+    write_task(folder, "fox", continuations(3))
+    file = folder / "fox.yaml"
+    file.write_text(file.read_text() + "process_results: !function own.results\n")
+    (folder / "own.py").write_text(own.format(helper=helper) + more)
+    (folder / "unasked.txt").write_text(str(folder))
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / f"{helper}.py").write_text(f"def score(answers, doc):\n    return {score}\n")
+    return elsewhere
+
+
+def test_identity_has_all_code_of_a_task(catalog, tmp_path, monkeypatch):
+    seen = []
+    for name, change in {
+        "a": {},
+        "b": {},
+        "c": {"score": "0.0"},
+        "d": {"more": "\n# another line\n"},
+    }.items():
+        monkeypatch.syspath_prepend(str(with_code(tmp_path / name, "quant_test_helper", **change)))
+        monkeypatch.delitem(sys.modules, "quant_test_helper", raising=False)
+        seen.append(build(catalog, task="fox", include_path=tmp_path / name).identity["tasks"]["fox"]["code"])
+    assert seen[0] == seen[1]
+    assert len(set(seen)) == 3
+    (tmp_path / "b" / "beside.py").write_text("# may be loaded by its path\n")
+    assert build(catalog, task="fox", include_path=tmp_path / "b").identity["tasks"]["fox"]["code"] not in seen
+
+
+def test_tests_beside_a_task_are_no_part_of_it(catalog, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(with_code(tmp_path / "a", "quant_test_helper")))
+    monkeypatch.delitem(sys.modules, "quant_test_helper", raising=False)
+    before = build(catalog, task="fox", include_path=tmp_path / "a").identity
+    for name in ("test_own.py", "conftest.py"):
+        (tmp_path / "a" / name).write_text("1\n")
+    assert build(catalog, task="fox", include_path=tmp_path / "a").identity == before
+
+
+def test_a_task_without_functions_has_no_code(catalog, pair):
+    (pair / "beside.py").write_text("1\n")
+    assert "code" not in build(catalog, task="few", include_path=pair).identity["tasks"]["few"]
+
+
+CLASS = """
+from lm_eval.api.task import ConfigurableTask
+
+def score(said, right):
+    return float(said {sign} right)
+
+class Fox(ConfigurableTask):
+    def __init__(self, config=None):
+        super().__init__(config={{key: each for key, each in config.items() if key != "class"}})
+
+    def process_results(self, doc, results):
+        values = [each[0] for each in results]
+        return {{"acc": score(values.index(max(values)), doc["answer"])}}
+"""
+
+
+def test_identity_has_the_code_of_a_class(catalog, tmp_path):
+    seen = []
+    for name, sign in (("a", "=="), ("b", "=="), ("c", "!=")):
+        write_task(tmp_path / name, "fox", continuations(3))
+        file = tmp_path / name / "fox.yaml"
+        file.write_text(file.read_text() + "class: !function own.Fox\n")
+        (tmp_path / name / "own.py").write_text(CLASS.format(sign=sign))
+        seen.append(build(catalog, task="fox", include_path=tmp_path / name).identity)
+    assert seen[0] == seen[1]
+    assert seen[0] != seen[2]
+
+
+def test_what_lm_eval_ships_with_a_task_is_its_code(tmp_path, monkeypatch):
+    import lm_eval.tasks
+    from lm_eval.api.metrics import mean
+
+    from pytest_quant.tasks import code
+
+    folder = Path(lm_eval.tasks.__file__).parent.resolve()
+    of = importlib.import_module("lm_eval.tasks.hellaswag.utils").process_docs
+    config = SimpleNamespace(process_docs=of, aggregation=mean, parse=json.loads, metadata=None)
+    files = code.files(SimpleNamespace(config=config))
+    assert folder / "hellaswag" / "utils.py" in files
+    assert all(file.parent == folder / "hellaswag" for file in files)
+    (tmp_path / "own.py").write_text("from lm_eval.tasks.hellaswag.utils import process_docs\ndef of(): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    config = SimpleNamespace(process_docs=importlib.import_module("own").of, metadata=None)
+    monkeypatch.delitem(sys.modules, "own")
+    files = code.files(SimpleNamespace(config=config))
+    assert files == {tmp_path.resolve() / "own.py", folder / "hellaswag" / "utils.py"}
+
+
+NONE = """
+from lm_eval.api.task import Task
+
+class Fox(Task):
+    OUTPUT_TYPE = "multiple_choice"
+    def __init__(self, config=None):
+        super().__init__(config={key: each for key, each in config.items() if key != "class"})
+    def download(self, *arguments):
+        pass
+    def has_training_docs(self): return False
+    has_validation_docs = has_training_docs
+    def has_test_docs(self): return True
+    def test_docs(self): return []
+    def doc_to_text(self, doc): return ""
+    doc_to_target = construct_requests = process_results = doc_to_text
+    def aggregation(self):
+        from lm_eval.api.metrics import mean
+        return {"acc": mean}
+    def higher_is_better(self): return {"acc": True}
+"""
+
+
+def test_a_class_without_documents(catalog, tmp_path):
+    file = write_task(tmp_path, "fox", continuations(1))
+    file.write_text(file.read_text() + "class: !function own.Fox\n")
+    (tmp_path / "own.py").write_text(NONE)
+    with pytest.raises(UsageError, match="the task fox has no documents"):
+        build(catalog, task="fox", include_path=tmp_path)
 
 
 def test_seeds_are_given_back(catalog, pair):
