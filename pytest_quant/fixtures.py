@@ -89,7 +89,7 @@ def quant_scan(request: pytest.FixtureRequest) -> Scanner:
 
 class Scanner:
     """``quant_scan("nf4")`` is a :class:`~pytest_quant.metrics.sensitivity.Scan`: ``rows``, the worst first, ``kinds``,
-    ``depths``, ``whole``. ``quant_scan.keep("nf4", max_delta=1.0)`` names the fewest layers that must stay wide.
+    ``depths``, ``whole``. ``quant_scan.keep("nf4", max_delta=1.0)`` names a few layers that are enough to keep wide.
 
     In the place of a format may stand a rounding of the reference's own weights, as
     ``pytest_quant.formats.rounding.Rounding("int8", "channel")``.
@@ -117,7 +117,7 @@ class Scanner:
         of: str = "layer",
         windows: int = 8,
     ) -> Kept:
-        """The fewest layers that must stay wide for the rest to keep a limit, verified on the scan's windows."""
+        """A few layers that are enough to keep wide for the rest to keep a limit, verified on the scan's windows."""
         from pytest_quant.metrics.sensitivity import Budget
 
         budget = Budget(max_nats=max_nats, max_delta=max_delta, max_ratio=max_ratio)

@@ -250,7 +250,7 @@ class Measuring:
         )
 
 
-_OF_A_SCAN = ("whole", "layers", "kinds", "depths", "left_out", "reused", "seconds")
+_OF_A_SCAN = ("whole", "layers", "kinds", "depths", "left_out", "smaller_groups", "reused", "seconds")
 """Of a scan, what no other field of the measurement says."""
 _AT_ONCE = 32
 """Units between two signs of progress."""

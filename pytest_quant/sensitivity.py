@@ -111,6 +111,10 @@ class Sensitivity:
             )
         return made
 
+    def check(self, spec: ModelSpec, asked: str | Rounding, of: str, windows: int) -> None:
+        """:class:`UsageError` for a question without sense; loads nothing."""
+        _check(spec, asked, of, windows, ())
+
     def keep(self, spec: ModelSpec, asked: str | Rounding, scan: Scan, budget: Budget) -> Kept:
         """The fewest of the scan's layers, sorted by KL or by nats, that must stay wide for a budget, verified on the
         scan's windows."""

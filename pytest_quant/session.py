@@ -203,6 +203,7 @@ class Session:
     def scan(self, spec: ModelSpec, asked: str | Rounding, of: str, windows: int) -> Scan:
         """What each layer costs that is put into a format, or rounded, alone; made once."""
         self.require_unchanged(spec)
+        self.sensitivity.check(spec, asked, of, windows)
         key = (spec, asked, of, windows)
         if key not in self._scans:
             work = partial(self.sensitivity.scan, spec, asked, of=of, windows=windows)
@@ -210,7 +211,7 @@ class Session:
         return self._scans[key]
 
     def keep(self, spec: ModelSpec, asked: str | Rounding, scan: Scan, budget: Budget) -> Kept:
-        """The fewest of a scan's layers that must stay wide for a budget."""
+        """Of a scan's layers, sorted by KL or by nats, the fewest that must stay wide for a budget."""
         self.require_unchanged(spec)
         return self._in_memory("what to keep wide", partial(self.sensitivity.keep, spec, asked, scan, budget))
 

@@ -335,8 +335,8 @@ class Kept:
 
 def keep(scan: Scan, budget: Budget, measure: Callable[[Sequence[Row]], Effect]) -> Kept:
     """The fewest layers that must stay wide for the rest to keep the budget, of those sorted by KL or of those sorted
-    by nats, the worst first; by KL where both need as many, and alone where the scan had fewer than 8 windows: in so few
-    the order by nats is that of chance, and what it chose does not hold in others.
+    by nats, the worst first; by KL where both need as many, and by KL alone where the scan had fewer than 8 windows: in
+    so few the order by nats is mostly chance, and what it chose does not hold in others.
 
     The sums of the rows, scaled to what the whole format does, give the first guess; ``measure``, which is given the
     layers that stay wide, says what the mix really does in the scan's windows, and the number is corrected by that
