@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from pytest_quant.gates.measurement import Measurement
     from pytest_quant.hardware import Device
     from pytest_quant.hardware.matrix import Support
-    from pytest_quant.metrics.sensitivity import Kept, Scan
+    from pytest_quant.metrics.keeping import Kept
+    from pytest_quant.metrics.sensitivity import Scan
     from pytest_quant.model import ModelHandle
     from pytest_quant.targets import Target
 
@@ -118,7 +119,7 @@ class Scanner:
         windows: int = 8,
     ) -> Kept:
         """A few layers that are enough to keep wide for the rest to keep a limit, verified on the scan's windows."""
-        from pytest_quant.metrics.sensitivity import Budget
+        from pytest_quant.metrics.keeping import Budget
 
         budget = Budget(max_nats=max_nats, max_delta=max_delta, max_ratio=max_ratio)
         kept: Kept = self._session.keep(self._spec, asked, self(asked, of=of, windows=windows), budget)

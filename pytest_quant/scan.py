@@ -20,7 +20,7 @@ from pytest_quant.writing import json_file, write_json
 
 if TYPE_CHECKING:
     from pytest_quant.formats.rounding import Rounding
-    from pytest_quant.metrics.sensitivity import Budget
+    from pytest_quant.metrics.keeping import Budget
     from pytest_quant.reference.commands import Subparsers
 
 
@@ -109,7 +109,7 @@ def _asked(told: argparse.Namespace) -> str | Rounding:
 
 
 def _budget(told: argparse.Namespace) -> Budget | None:
-    from pytest_quant.metrics.sensitivity import Budget
+    from pytest_quant.metrics.keeping import Budget
 
     if told.max is None and told.max_ratio is None and told.max_nats is None:
         return None

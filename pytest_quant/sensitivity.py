@@ -13,9 +13,10 @@ from pytest_quant.engines.replay import Change, Replay, swapped
 from pytest_quant.errors import NotMeasured, ProofFailed, UsageError
 from pytest_quant.formats import registry
 from pytest_quant.formats.rounding import Rounding
-from pytest_quant.metrics import pairing
+from pytest_quant.metrics import keeping, pairing
 from pytest_quant.metrics import sensitivity as metric
-from pytest_quant.metrics.sensitivity import Budget, Effect, Kept, Row, Sampled, Scan
+from pytest_quant.metrics.keeping import Budget, Kept
+from pytest_quant.metrics.sensitivity import Effect, Row, Sampled, Scan
 from pytest_quant.population import Population
 from pytest_quant.spec import ModelSpec
 
@@ -130,7 +131,7 @@ class Sensitivity:
             return _effect(found)
 
         try:
-            return metric.keep(scan, budget, measure)
+            return keeping.keep(scan, budget, measure)
         finally:
             self._progress.clear()
 

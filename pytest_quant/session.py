@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from pytest_quant.hardware import Device
     from pytest_quant.hardware.matrix import Matrix, Support
     from pytest_quant.memory import Memory
-    from pytest_quant.metrics.sensitivity import Budget, Kept, Scan
+    from pytest_quant.metrics.keeping import Budget, Kept
+    from pytest_quant.metrics.sensitivity import Scan
     from pytest_quant.population import Population
     from pytest_quant.quality import Quality
     from pytest_quant.quantizing import Quantizing

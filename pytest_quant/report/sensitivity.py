@@ -11,7 +11,8 @@ from pytest_quant import pasting
 from pytest_quant.errors import Unsupported
 from pytest_quant.formats import registry
 from pytest_quant.metrics.evidence import perplexity
-from pytest_quant.metrics.sensitivity import Group, Kept, Row, Scan
+from pytest_quant.metrics.keeping import Kept
+from pytest_quant.metrics.sensitivity import Group, Row, Scan
 from pytest_quant.report.wrapping import WIDTH, filled
 from pytest_quant.sizes import shown_bytes
 from pytest_quant.stats.sequence import Estimate

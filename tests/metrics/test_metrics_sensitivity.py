@@ -12,8 +12,9 @@ import pytest
 from pytest_quant.engines.candidates import Layer
 from pytest_quant.engines.source import ModelSource
 from pytest_quant.errors import NotFinite, NotMeasured, UsageError
-from pytest_quant.metrics import sensitivity
-from pytest_quant.metrics.sensitivity import Budget, Effect, Row, Sampled, Scan
+from pytest_quant.metrics import keeping, sensitivity
+from pytest_quant.metrics.keeping import Budget
+from pytest_quant.metrics.sensitivity import Effect, Row, Sampled, Scan
 
 NLL = (2.0, 2.2, 1.8, 2.0)
 MANY = Sampled(nll=NLL * 8, weights=(10.0,) * 32, tokens=(10,) * 32, alpha=0.01)
@@ -152,7 +153,7 @@ def test_the_fewest_are_found_from_any_guess(guess, answer):
         tried.append(count)
         return answer is not None and count >= answer
 
-    assert sensitivity.fewest(12, guess, holds) == answer
+    assert keeping.fewest(12, guess, holds) == answer
     assert len(tried) == len(set(tried)) <= 9
 
 
@@ -163,16 +164,16 @@ def test_a_right_guess_costs_two_tries():
         tried.append(count)
         return count >= 50
 
-    assert sensitivity.fewest(200, 50, holds) == 50
+    assert keeping.fewest(200, 50, holds) == 50
     assert tried == [50, 49]
 
 
 def test_the_first_guess_scales_the_sums_to_the_whole():
-    assert sensitivity.first_guess([0.4, 0.3, 0.2, 0.1], 1.0, 0.31) == 2
-    assert sensitivity.first_guess([0.4, 0.3, 0.2, 0.1], 2.0, 0.31) == 3
-    assert sensitivity.first_guess([0.4, 0.3, 0.2, 0.1], 1.0, 1.0) == 0
-    assert sensitivity.first_guess([0.4, 0.3], 0.7, -0.1) == 2
-    assert sensitivity.first_guess([math.inf, 0.3], math.inf, 0.1) == 1
+    assert keeping.first_guess([0.4, 0.3, 0.2, 0.1], 1.0, 0.31) == 2
+    assert keeping.first_guess([0.4, 0.3, 0.2, 0.1], 2.0, 0.31) == 3
+    assert keeping.first_guess([0.4, 0.3, 0.2, 0.1], 1.0, 1.0) == 0
+    assert keeping.first_guess([0.4, 0.3], 0.7, -0.1) == 2
+    assert keeping.first_guess([math.inf, 0.3], math.inf, 0.1) == 1
 
 
 def test_a_mix_is_measured_until_one_fewer_does_not_hold():
@@ -183,7 +184,7 @@ def test_a_mix_is_measured_until_one_fewer_does_not_hold():
         seen.append([row.layer.depth for row in kept])
         return effect(2.0 * (1.05 - sum(row.nats.value for row in kept)))  # worse together than apart
 
-    found = sensitivity.keep(made, Budget(max_nats=0.31), measure)
+    found = keeping.keep(made, Budget(max_nats=0.31), measure)
     assert found.holds
     assert [row.layer.depth for row in found.rows] == [0, 1, 2]
     assert found.nats.value == pytest.approx(0.3)
@@ -226,7 +227,7 @@ def sums(made: Scan, seen: list[set[str]]) -> Callable[[Sequence[Row]], Effect]:
 def test_the_order_that_needs_fewer_layers_is_taken():
     made, seen = crossing(*(long(each, 2) for each in ONE_THAT_COSTS)), []
     assert [row.layer.depth for row in made.rows] == [0, 1, 2]
-    found = sensitivity.keep(made, Budget(max_nats=0.1), sums(made, seen))
+    found = keeping.keep(made, Budget(max_nats=0.1), sums(made, seen))
     assert found.order == "nats"
     assert [row.layer.depth for row in found.rows] == [2]
     assert found.nats.value == pytest.approx(0.05)
@@ -239,7 +240,7 @@ def test_the_order_that_needs_fewer_layers_is_taken():
 def test_in_few_windows_the_order_by_nats_is_not_trusted():
     made = crossing(*ONE_THAT_COSTS)
     assert made.sample.used == 4
-    found = sensitivity.keep(made, Budget(max_nats=0.1), sums(made, []))
+    found = keeping.keep(made, Budget(max_nats=0.1), sums(made, []))
     assert found.order == "kl"
     assert len(found.rows) == 3
     assert {each.order for each in found.tried} == {"kl"}
@@ -247,7 +248,7 @@ def test_in_few_windows_the_order_by_nats_is_not_trusted():
 
 def test_of_as_many_those_by_divergence_are_taken():
     made = crossing(long(effect(0.2, 0.3), 2), long(effect(0.21, 0.2), 2))
-    found = sensitivity.keep(made, Budget(max_nats=0.22), sums(made, []))
+    found = keeping.keep(made, Budget(max_nats=0.22), sums(made, []))
     assert found.order == "kl"
     assert [row.layer.depth for row in found.rows] == [0]
 
@@ -256,14 +257,14 @@ def test_a_format_that_holds_keeps_nothing():
     def measure(kept: Sequence[Row]) -> Effect:
         raise AssertionError("the whole format was measured already")
 
-    found = sensitivity.keep(scan(0.1, 0.2), Budget(max_nats=0.31), measure)
+    found = keeping.keep(scan(0.1, 0.2), Budget(max_nats=0.31), measure)
     assert found.holds
     assert found.rows == ()
     assert found.bytes_back == 0
 
 
 def test_it_is_said_when_nothing_helps():
-    found = sensitivity.keep(scan(0.1, 0.2), Budget(max_nats=0.01), lambda kept: effect(0.05))
+    found = keeping.keep(scan(0.1, 0.2), Budget(max_nats=0.01), lambda kept: effect(0.05))
     assert not found.holds
     assert len(found.rows) == 2
     assert found.nats.value == pytest.approx(0.05)
@@ -271,7 +272,7 @@ def test_it_is_said_when_nothing_helps():
 
 def test_tables_are_not_kept():
     made = scan(0.9, 0.3, 0.2, kinds=["head", "mlp", "mlp"], whole=0.5)
-    found = sensitivity.keep(made, Budget(max_nats=0.25), lambda kept: effect(0.5 - sum(r.nats.value for r in kept)))
+    found = keeping.keep(made, Budget(max_nats=0.25), lambda kept: effect(0.5 - sum(r.nats.value for r in kept)))
     assert [row.layer.kind for row in found.rows] == ["mlp"]
 
 
@@ -279,7 +280,7 @@ def test_a_mix_that_gives_nan_does_not_hold():
     def measure(kept: Sequence[Row]) -> Effect:
         return effect(math.nan) if len(kept) < 2 else effect(0.1)
 
-    found = sensitivity.keep(scan(0.3, 0.2, 0.1), Budget(max_nats=0.4), measure)
+    found = keeping.keep(scan(0.3, 0.2, 0.1), Budget(max_nats=0.4), measure)
     assert len(found.rows) == 2
 
 

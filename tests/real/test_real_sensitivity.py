@@ -9,7 +9,7 @@ import pytest
 from pytest_quant.engines.source import ModelSource
 from pytest_quant.formats import registry, variant
 from pytest_quant.gates.gate import Gate
-from pytest_quant.metrics.sensitivity import Budget
+from pytest_quant.metrics.keeping import Budget
 from pytest_quant.progress import Quiet
 from pytest_quant.report import sensitivity as report
 from pytest_quant.sensitivity import Sensitivity

@@ -15,8 +15,9 @@ from pytest_quant.errors import NotFinite, NotMeasured, ProofFailed, UsageError
 from pytest_quant.formats import registry, variant
 from pytest_quant.formats.rounding import Rounding
 from pytest_quant.gates.gate import Gate
+from pytest_quant.metrics import keeping
 from pytest_quant.metrics import sensitivity as metric
-from pytest_quant.metrics.sensitivity import Budget
+from pytest_quant.metrics.keeping import Budget, Kept, Tried
 from pytest_quant.progress import Quiet
 from pytest_quant.report import sensitivity as report
 from pytest_quant.sensitivity import Sensitivity
@@ -104,7 +105,7 @@ def test_a_mix_is_what_the_variant_is(run, monkeypatch):
     """The verified figure of a mix is that of the model which is loaded with these modules excluded."""
     found = run.scan("nf4")
     low = min(found.whole.nats.value, 0.0) - 1.0
-    monkeypatch.setattr(metric, "first_guess", lambda *_: 5)
+    monkeypatch.setattr(keeping, "first_guess", lambda *_: 5)
     probe = run.sensitivity.keep(run.spec, "nf4", found, Budget(max_nats=low))
     assert not probe.holds  # no mix is that much better than the reference
     assert probe.nats.value == pytest.approx(0.0, abs=1e-5)
@@ -183,10 +184,10 @@ def test_questions_without_sense(run, asked, how, said):
         run.scan(asked, **how)
 
 
-def kept(*rows: Any) -> metric.Kept:
+def kept(*rows: Any) -> Kept:
     nats, kl = rows[0].nats, rows[0].kl
-    tried = (metric.Tried("kl", len(rows), 0.05),)
-    return metric.Kept(Budget(max_nats=0.1), 0.1, tuple(rows), True, "kl", 3, nats, kl, 1.0, 10, tried)
+    tried = (Tried("kl", len(rows), 0.05),)
+    return Kept(Budget(max_nats=0.1), 0.1, tuple(rows), True, "kl", 3, nats, kl, 1.0, 10, tried)
 
 
 def test_patterns_mean_what_is_kept(run):
