@@ -555,7 +555,8 @@ def test_a_switch_that_is_none(name, value):
         ("layer_sensitivity", {"max": 1, "of": "head"}, "must be one of 'layer', 'block'"),
         ("layer_sensitivity", {"max": 1, "strategy": "row"}, "must be one of 'tensor', 'channel', 'group'"),
         ("layer_sensitivity", {"max": 1, "strategy": "group"}, 'needs numeric="int8" or the like beside it'),
-        ("layer_sensitivity", {"max": 1, "numeric": "int8", "group_size": 64}, 'goes with strategy="group"'),
+        ("layer_sensitivity", {"max": 1, "numeric": "int8", "strategy": "tensor", "group_size": 64}, "group_size=64"),
+        ("layer_sensitivity", {"max": 1, "numeric": "int9"}, "numeric='int9': weights are rounded to int2 ... int8"),
         ("layer_sensitivity", {"max": 1, "windows": 0}, "must be a whole number of 1 or more"),
     ],
 )

@@ -10,7 +10,7 @@ GATE = """
 import pytest
 
 @pytest.mark.quant(formats=["{format}"], reference="fp32")
-@pytest.mark.perplexity_delta(max=2.0)
+@pytest.mark.perplexity_delta(max_ratio=1.2)
 def test_good(quant_model): ...
 """
 
@@ -23,11 +23,11 @@ def test_excluding_what_the_scan_names_mends_the_gate(real_project, capsys):
     real_project.test(GATE.format(format="nf4"))
     broken = real_project.run()
     assert broken.ret == 1
-    broken.stdout.fnmatch_lines(["nf4 perplexity_delta failed: * ppl is above the limit (at most 2 ppl)*"])
+    broken.stdout.fnmatch_lines(["nf4 perplexity_delta failed: * x is above the limit (at most 1.2 x)*"])
     (step,) = (line for line in broken.outlines if "next: pytest-quant scan " in line)
     words = step.split("next: pytest-quant ")[1].split()
-    assert words[-2:] == ["--max", "2"]
-    words[-1] = "1.2"  # the scan's few windows are not the gate's: a margin
+    assert words[-2:] == ["--max-ratio", "1.2"]
+    words[-1] = "1.1"  # the scan's few windows are not the gate's: a margin
 
     assert main([*words, "--blocks", "--windows", "2"]) == 0
     printed = capsys.readouterr().out
