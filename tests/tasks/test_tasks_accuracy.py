@@ -299,6 +299,7 @@ def test_scores_of_changed_helpers_are_asked_anew(session, spec, tmp_path):
     before.extend(6)
     # of another length: Python takes a file of the same second and size for the one that it compiled
     (folder / "beside.py").write_text("def score(said, right):\n    return float(not said == right)\n")
+    (folder / "own.py").touch()  # another process would import it anew; lm-eval does in this one
     after = Session(Settings(cache_dir=tmp_path / "cache"), Quiet()).accuracy.sample(
         spec, "int8", ask(folder, "helped")
     )
