@@ -75,10 +75,11 @@ def stack(device: Device) -> str:
     return hashlib.sha256("; ".join(parts).encode()).hexdigest()[:12]
 
 
-def changed_packages(then: object) -> list[str]:
-    """Lines such as ``torch 2.12.0 -> 2.13.0`` for each version that differs from recorded ones."""
+def changed_packages(then: object, now: Mapping[str, str] | None = None) -> list[str]:
+    """Lines such as ``torch 2.12.0 -> 2.13.0`` for each version that differs from recorded ones; those of now are what
+    is installed here unless they are given."""
     before = then if isinstance(then, Mapping) else {}
-    now = packages()
+    now = packages() if now is None else now
     return [
         f"{name} {before.get(name, 'absent')} -> {now.get(name, 'absent')}"
         for name in sorted({*before, *now})

@@ -84,7 +84,8 @@ class Ledger:
         for test in self.outcomes:
             for payload in self.outcomes[test] if test in self.passed else ():
                 if payload["entry"] is not None:
-                    entry = _entry(payload["entry"], {**recorded, "test": test})
+                    effect = {name: payload["record"][name] for name in ("min_effect",) if name in payload["record"]}
+                    entry = _entry(payload["entry"], {**recorded, **effect, "test": test})
                     by_model.setdefault(payload["record"]["model"], []).append(entry)
         lines = []
         for model, entries in sorted(by_model.items()):

@@ -54,6 +54,14 @@ def record(test: str, gate: Gate, measurement: Measurement, limit: Judgement) ->
         data["confidence"] = measurement.confidence
     if measurement.windows is not None:
         data[measurement.noun] = {"used": measurement.windows[0], "total": measurement.windows[1]}
+    if measurement.scores and measurement.weights and all(map(math.isfinite, measurement.scores)):
+        data["scores"], data["weights"] = list(measurement.scores), list(measurement.weights)
+        if measurement.reference_scores and all(map(math.isfinite, measurement.reference_scores)):
+            data["reference_scores"] = list(measurement.reference_scores)
+        if measurement.alpha is not None:
+            data["alpha"] = measurement.alpha
+    if gate.min_effect is not None:
+        data["min_effect"] = gate.min_effect
     if measurement.rounds is not None:
         data["rounds"] = {"played": measurement.rounds, "budget_spent": measurement.spent}
     if measurement.bounds:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pytest_quant import baseline, records
 from pytest_quant.blame import blame
-from pytest_quant.gates.gate import QUALITY, SAMPLED, SCANNED, Gate, judge
+from pytest_quant.fallback import elsewhere
+from pytest_quant.gates.gate import QUALITY, Gate, judge
 from pytest_quant.gates.measurement import Measurement
 from pytest_quant.gates.narrow import is_narrow
-from pytest_quant.gates.regression import change, smallest_change
+from pytest_quant.gates.regression import change, smallest_change, withheld
 from pytest_quant.gates.verdict import Verdict
 from pytest_quant.hardware import Device
-
-_STORED = ("weights", "kv_cache")
-"""Bytes that depend on the model and not on the device's name: they fall back within one architecture. Peaks and
-speeds never fall back."""
 
 
 @dataclass(frozen=True)
@@ -223,13 +220,8 @@ class Judge:
     def _compared(
         self, now: Measurement, entry: baseline.Entry, reference_now: Callable[[int], Sequence[float]] | None
     ) -> BaselineVerdict:
-        moved = change(now, entry, self._gate.min_effect)
+        moved = withheld(now, change(now, entry, self._gate.min_effect))
         reason = moved.reason
-        if moved.verdict is Verdict.REGRESSED and now.windows is not None and now.windows[0] < now.windows[1]:
-            moved = replace(moved, verdict=Verdict.INCONCLUSIVE)  # the limit broke first: no more windows were scored
-        if moved.verdict in (Verdict.REGRESSED, Verdict.IMPROVED) and now.conditions:
-            moved = replace(moved, verdict=Verdict.INCONCLUSIVE)
-            reason += f"; not judged: {'; '.join(text for _, text in now.conditions)}"
         if moved.verdict is Verdict.REGRESSED and self._gate.is_quality:
             reason += f"; {blame(now, entry, reference_now)}"
         return BaselineVerdict(moved.verdict, entry.value, moved.shown, reason)
@@ -261,14 +253,8 @@ def _breaks(found: BaselineVerdict, policy: Policy) -> bool:
 
 
 def _elsewhere(now: Measurement, device: Device, policy: Policy) -> tuple[str, baseline.Entry] | None:
-    stored = now.identity["metric"].get("of") in _STORED
-    if now.metric not in (*QUALITY, *SAMPLED, *SCANNED) and not stored:
-        return None
-    for key, path in baseline.find_other_hardware(policy.root, device.key, now.model):
-        file = baseline.read(path)
-        if stored and (file is None or file.hardware.get("architecture") != device.architecture):
-            continue
-        match = baseline.lookup(file, now.metric, now.format, now.identity)
-        if match.kind == "exact" and match.entry is not None:
-            return key, match.entry
-    return None
+    def others() -> Iterator[tuple[str, baseline.File | None]]:
+        for key, path in baseline.find_other_hardware(policy.root, device.key, now.model):
+            yield key, baseline.read(path)
+
+    return elsewhere(now.metric, now.format, now.identity, device.architecture, others())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pytest_quant.gates.gate import QUALITY, SAMPLED, SCANNED, TIMED
@@ -55,12 +55,13 @@ class Change:
     reason: str = ""
 
 
-def change(now: Measurement, then: Accepted, min_effect: float | None = None) -> Change:
+def change(now: Measurement, then: Accepted, min_effect: float | None = None, *, sampled: bool = False) -> Change:
     """Judge the change from ``then`` to ``now``, two measurements of one identity; only one of more than
     ``min_effect``, in the unit of :data:`MIN_EFFECT`, counts.
 
     What is not finite, or has nothing to be compared with, is ``incomparable``; ``inconclusive`` asks for more windows,
-    and cannot be the answer when all were scored.
+    and cannot be the answer when all were scored. ``then`` must hold the scores of all windows, unless it is known to
+    be ``sampled``: then of as many of the first as ``now`` holds.
     """
     numbers = [now.value, then.value, *(now.scores or ()), *(then.scores or ())]
     if now.metric not in (*QUALITY, *SAMPLED):
@@ -71,7 +72,7 @@ def change(now: Measurement, then: Accepted, min_effect: float | None = None) ->
         )
     effect = _effect(now) if min_effect is None else min_effect
     if now.metric in (*QUALITY, *SAMPLED):
-        return _paired(now, then, effect)
+        return _paired(now, then, effect, sampled)
     if now.metric in SCANNED:
         return _scanned(now, then, effect)
     if then.value == 0.0:
@@ -79,6 +80,17 @@ def change(now: Measurement, then: Accepted, min_effect: float | None = None) ->
     if now.metric in TIMED:
         return _timed(now, then, effect)
     return _memory(now, then, effect)
+
+
+def withheld(now: Measurement, moved: Change) -> Change:
+    """``inconclusive`` where a change cannot be told: a regression from a part of the windows (a limit broke first, and
+    no more were scored), and any change of what was measured under conditions that make it untrue."""
+    if moved.verdict is Verdict.REGRESSED and now.windows is not None and now.windows[0] < now.windows[1]:
+        return replace(moved, verdict=Verdict.INCONCLUSIVE)
+    if moved.verdict in (Verdict.REGRESSED, Verdict.IMPROVED) and now.conditions:
+        conditions = "; ".join(text for _, text in now.conditions)
+        return Change(Verdict.INCONCLUSIVE, moved.shown, f"{moved.reason}; not judged: {conditions}")
+    return moved
 
 
 def smallest_change(then: Measurement, min_effect: float | None = None) -> float:
@@ -104,11 +116,13 @@ _SHARES = {"token_agreement": "of tokens", "task_accuracy": "of items", "generat
 """The metrics of which more is better, and what their scores are shares of."""
 
 
-def _paired(now: Measurement, then: Accepted, effect: float) -> Change:
+def _paired(now: Measurement, then: Accepted, effect: float, sampled: bool) -> Change:
     """By windows, items or prompts: what the format got in each now, against what it got then. The same code gives
     0."""
     total = now.windows[1] if now.windows else None
-    if not now.scores or now.weights is None or not then.scores or len(then.scores) != total:
+    known = len(then.scores or ())
+    whole = known == (len(now.scores or ()) if sampled else total)
+    if total is None or not now.scores or now.weights is None or not then.scores or not whole:
         return Change(
             Verdict.INCOMPARABLE,
             f"no {now.noun}",

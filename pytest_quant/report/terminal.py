@@ -11,17 +11,9 @@ from pytest_quant.ledger import Ledger
 from pytest_quant.model import FLATTERED, NO_RECORD, UNSURE
 from pytest_quant.report.below import below
 from pytest_quant.report.figures import shown_value
+from pytest_quant.report.naming import shown_metric
 
 _HEADERS = ("format", "metric", "value", "limit", "baseline", "verdict")
-_SIZES = {
-    "batch_size": ("b", 1),
-    "prompt_tokens": ("p", 64),
-    "new_tokens": ("n", 32),
-    "max_new_tokens": ("n", 32),
-    "context": ("c", 512),
-}
-_NO_PART = {("new_tokens", "prefill"): 1, ("new_tokens", "ttft"): 1}
-"""Letter and usual value of what tells measurements of one metric apart."""
 _COLOURS = {
     "passed": {"green": True},
     "improved": {"green": True, "bold": True},
@@ -98,64 +90,12 @@ def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
     found = record.get("baseline")
     return (
         record["format"],
-        _metric(record),
+        shown_metric(record),
         shown_value(record) if "value" in record else "-",
         record.get("limit_shown") or "-",
         (found.get("change") or "-") if found else "-",
         verdict(record),
     )
-
-
-def _metric(record: Mapping[str, Any]) -> str:
-    """The metric in words that fit the table, with the parameters that tell it from its siblings."""
-    parameters = record.get("parameters", {})
-    words = {
-        "perplexity_delta": "perplexity",
-        "kl_divergence": "KL divergence",
-        "token_agreement": "same top token",
-        "task_accuracy": _task(parameters),
-        "generation_match": _text(parameters),
-        "layer_sensitivity": f"worst {parameters.get('of')}",
-        "throughput_ratio": f"{parameters.get('phase')} speed",
-        "energy_ratio": f"{parameters.get('phase')} energy",
-        "cost_ratio": f"{parameters.get('phase')} cost",
-        "memory_budget": f"memory {parameters.get('of')}",
-    }
-    sizes = "".join(
-        f" {letter}{parameters[name]}"
-        for name, (letter, usual) in _SIZES.items()
-        if parameters.get(name, usual) not in (usual, _NO_PART.get((name, parameters.get("phase"))))
-    )
-    options = " compiled" if parameters.get("compile") else " static" if parameters.get("cache") == "static" else ""
-    prices = "".join(f" ${parameters[name]:g}" for name in ("price", "reference_price") if name in parameters)
-    return words[record["metric"]] + sizes + options + prices
-
-
-def _task(parameters: Mapping[str, Any]) -> str:
-    """A task by its name, whichever file it came from, and how it is asked."""
-    name = str(parameters.get("task", "")).removesuffix(".yaml").removesuffix(".yml")
-    said = [name, str(parameters.get("metric", "accuracy"))]
-    if "num_fewshot" in parameters:
-        said.append(f"{parameters['num_fewshot']}-shot")
-    if "limit" in parameters:
-        said.append(f"first {parameters['limit']}")
-    said += [str(parameters["filter"])] if "filter" in parameters else []
-    said += ["chat"] if parameters.get("apply_chat_template") else []
-    said += ["multiturn"] if parameters.get("fewshot_as_multiturn") else []
-    said += ["system"] if "system_instruction" in parameters else []
-    return " ".join(said)
-
-
-def _text(parameters: Mapping[str, Any]) -> str:
-    """What was continued."""
-    prompts = parameters.get("prompts")
-    said = [
-        "same text",
-        *([] if prompts is None else [prompts if isinstance(prompts, str) else f"{len(prompts)} given"]),
-    ]
-    said += [f"first {parameters['limit']}"] if "limit" in parameters else []
-    said += ["chat"] if parameters.get("chat_template") else []
-    return " ".join(said)
 
 
 def _recipe(record: Mapping[str, Any]) -> tuple[str, str]:
@@ -167,13 +107,13 @@ def _explanations(record: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     """Verdict and line for what the table alone does not say; a broken gate has said it in its failure."""
     found = record.get("baseline") or {}
     if "note" in record:
-        yield "inconclusive", f"{record['format']} {_metric(record)}: {record['note']}"
+        yield "inconclusive", f"{record['format']} {shown_metric(record)}: {record['note']}"
     if record["verdict"] == "inconclusive":
-        yield "inconclusive", f"{record['format']} {_metric(record)}: {record['reason']}"
+        yield "inconclusive", f"{record['format']} {shown_metric(record)}: {record['reason']}"
     told = found.get("verdict") == "regressed" or record["verdict"] == "failed"
     told = told or (found.get("verdict") == "missing" and "conditions" in record)
     if found.get("reason") and not told:
-        yield found["verdict"], f"{record['format']} {_metric(record)}: {found['reason']}"
+        yield found["verdict"], f"{record['format']} {shown_metric(record)}: {found['reason']}"
 
 
 def _conditions(records: Sequence[Mapping[str, Any]]) -> Iterable[str]:
@@ -181,7 +121,9 @@ def _conditions(records: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     seen: dict[str, list[tuple[str, str]]] = {}
     for record in records:
         for condition in record.get("conditions", ()):
-            seen.setdefault(condition["name"], []).append((f"{record['format']} {_metric(record)}", condition["text"]))
+            seen.setdefault(condition["name"], []).append(
+                (f"{record['format']} {shown_metric(record)}", condition["text"])
+            )
     for name, found in seen.items():
         where, text = found[0]
         others = f" and {len(found) - 1} more" if len(found) > 1 else ""

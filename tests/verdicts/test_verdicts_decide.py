@@ -193,7 +193,8 @@ def plain(record) -> str:
 @pytest.mark.parametrize("used", [8, TOTAL])
 def test_a_record_in_full(tmp_path, metric, used):
     _, unit, _, (name, limit) = METRICS[metric]
-    found = judge(tmp_path, gate(metric), compares=False).decide(measured(metric, used)).record
+    now = measured(metric, used)
+    found = judge(tmp_path, gate(metric), compares=False).decide(now).record
     half = 0.0 if used == TOTAL else 0.1
     expected = {
         "test": "test_it.py::test_it[nf4]",
@@ -211,6 +212,10 @@ def test_a_record_in_full(tmp_path, metric, used):
         "proof": {},
         "reference": "fp32",
         "windows": {"used": used, "total": TOTAL},
+        "scores": list(now.scores),
+        "reference_scores": list(now.reference_scores),
+        "weights": [63.0] * used,
+        "alpha": 0.005,
         "limit_shown": f"{name} {limit:g} {unit}".removesuffix(" share"),
     }
     assert found == (expected if used == TOTAL else {**expected, "confidence": 0.99})
