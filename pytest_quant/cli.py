@@ -8,7 +8,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from pytest_quant import __version__, building, doctor, quantize, scan
+from pytest_quant import __version__, baseline_commands, building, doctor, quantize, scan
+from pytest_quant.comparing import command as comparing
 from pytest_quant.errors import QuantError, StoreWarning, UsageError
 from pytest_quant.hardware import Device, detect, matrix, specs
 from pytest_quant.planning import command as planning
@@ -57,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     quantize.add(commands)
     scan.add(commands)
     planning.add(commands, _device)
+    comparing.add(commands)
+    baseline_commands.add(commands)
     return parser
 
 

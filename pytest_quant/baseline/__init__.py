@@ -1,6 +1,8 @@
 """Accepted measurements of earlier commits: one reviewable JSON file for each hardware and model."""
 
 from pytest_quant.baseline.compare import Match, identity_difference, lookup
+from pytest_quant.baseline.folder import Contents, contents
+from pytest_quant.baseline.joining import Conflict, Joined, Source, join
 from pytest_quant.baseline.schema import (
     MIGRATIONS,
     SCHEMA,
@@ -18,13 +20,19 @@ __all__ = [
     "MIGRATIONS",
     "SCHEMA",
     "BaselineError",
+    "Conflict",
+    "Contents",
     "Entry",
     "File",
+    "Joined",
     "Match",
+    "Source",
     "canonical",
+    "contents",
     "find_other_hardware",
     "identity_difference",
     "identity_hash",
+    "join",
     "lookup",
     "merge",
     "parse",

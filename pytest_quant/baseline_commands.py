@@ -1,0 +1,219 @@
+"""``pytest-quant baseline``: what is in baselines, joined from several runners, and cleaned."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_quant import baseline
+from pytest_quant.cache import expanded
+from pytest_quant.environment import timestamp
+from pytest_quant.errors import UsageError
+from pytest_quant.gates.gate import LIMITS
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+_DEFAULT = "quant-baselines"
+_SELECTORS = ("hardware", "model", "format", "metric", "test", "older_than")
+
+
+def add(commands: Subparsers) -> None:
+    """Add ``baseline`` with its actions to a command's subcommands."""
+    parser = commands.add_parser("baseline", help="accepted measurements: shown, joined, pruned")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+
+    show = _action(actions, "show", _show, "what is there; exit code 2 if a file is damaged")
+    show.add_argument("place", metavar="PATH", nargs="?", default=_DEFAULT, help="a folder or file (%(default)s)")
+    show.add_argument("--json", action="store_true", help="print JSON")
+
+    merge = _action(actions, "merge", _merge, "join what several runners measured")
+    merge.add_argument("parts", metavar="PART", nargs="+", help="a folder of baselines, or a file")
+    merge.add_argument("--into", metavar="DIR", required=True, help="where it goes; what lies there is joined too")
+    merge.add_argument(
+        "--on-conflict",
+        choices=("newest", "fail"),
+        default="newest",
+        help="where values differ: take the one that was recorded last (default), or write nothing and exit with 1",
+    )
+    merge.add_argument("--json", action="store_true", help="print JSON")
+
+    prune = _action(actions, "prune", _prune, "drop measurements; without --yes, only say which")
+    prune.add_argument("place", metavar="PATH", nargs="?", default=_DEFAULT, help="a folder or file (%(default)s)")
+    prune.add_argument("--hardware", metavar="KEY", help="of this hardware")
+    prune.add_argument("--model", metavar="NAME", help="of this model")
+    prune.add_argument("--format", metavar="NAME", help="of this format")
+    prune.add_argument("--metric", metavar="NAME", choices=sorted(LIMITS), help="of this metric")
+    prune.add_argument("--test", metavar="NODEID", help="recorded by this test, or by a test of this file or class")
+    prune.add_argument("--older-than", metavar="AGE", help="recorded before a date (2026-01-31) or days ago (90d)")
+    prune.add_argument("--yes", action="store_true", help="do it")
+
+
+def _action(
+    actions: Subparsers, name: str, run: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _show(told: argparse.Namespace) -> int:
+    from pytest_quant.report import baselines
+
+    found = baseline.contents(expanded(told.place))
+    _complain(found.damaged)
+    if told.json:
+        data = {"schema": 1, "measurements": baselines.listed(found.files)}
+        print(json.dumps(data, indent=1, sort_keys=True, allow_nan=False))
+    elif found.files:
+        print("\n".join(baselines.table(found.files)))
+    elif not found.damaged:
+        print(f"no baselines in {told.place}")
+    return 2 if found.damaged else 0
+
+
+def _merge(told: argparse.Namespace) -> int:
+    from pytest_quant.report import baselines
+    from pytest_quant.report.columns import counted
+
+    into = expanded(told.into)
+    parts = list(dict.fromkeys(expanded(name) for name in told.parts))
+    others = [part for part in parts if part.resolve() != into.resolve()]
+    read = [(part, baseline.contents(part)) for part in others]
+    base = baseline.contents(into) if into.exists() else baseline.Contents(())
+    damaged = [error for _, contents in [*read, (into, base)] for error in contents.damaged]
+    damaged += _misplaced(into, base)
+    if damaged:
+        _complain(damaged)
+        print("pytest-quant: nothing was written", file=sys.stderr)
+        return 2
+    joined = baseline.join(
+        [baseline.Source(str(part), file) for part, contents in read for _, file in contents.files],
+        [baseline.Source(str(into), file) for _, file in base.files],
+    )
+    empty = [str(part) for part, contents in read if not contents.files]
+    disputed = [baselines.conflict(found) for found in joined.conflicts]
+    refused = bool(disputed) and told.on_conflict == "fail"
+    written = [] if refused else [path for path in (_write(into, file) for file in joined.files) if path]
+    entries = sum(len(file.entries) for file in joined.files)
+    if told.json:
+        data = {
+            "schema": 1,
+            "measurements": entries,
+            "files": len(joined.files),
+            "written": written,
+            "conflicts": disputed,
+            "notes": list(joined.notes),
+            "empty": empty,
+        }
+        print(json.dumps(data, indent=1, sort_keys=True))
+        return 1 if refused else 0
+    lines = [f"{part}: holds no baselines" for part in empty]
+    for line in [*lines, *disputed, *joined.notes]:
+        print(line)
+    if refused:
+        print(f"{counted(len(disputed), 'conflict')}: nothing was written")
+        return 1
+    there = f"{counted(entries, 'measurement')} in {counted(len(joined.files), 'file')} of {told.into}"
+    print(f"{there}, {len(written) or 'none'} of them written")
+    return 0
+
+
+def _write(root: Path, file: baseline.File) -> str | None:
+    """Write one file to its place; its path if it changed."""
+    path = baseline.path_for(root, str(file.hardware["key"]), file.model)
+    return path.as_posix() if baseline.write(path, file) else None
+
+
+def _misplaced(root: Path, found: baseline.Contents) -> list[baseline.BaselineError]:
+    """Files of a folder that is written to which lie where a run would not look for them."""
+    wrong = []
+    for path, file in found.files:
+        place = baseline.path_for(root, str(file.hardware["key"]), file.model)
+        if path != place:
+            wrong.append(baseline.BaselineError(f"{path}: is the baseline that belongs at {place}. Move it there."))
+    return wrong
+
+
+def _prune(told: argparse.Namespace) -> int:
+    from pytest_quant.report import baselines
+    from pytest_quant.report.columns import counted
+
+    if not any(getattr(told, name) for name in _SELECTORS):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in _SELECTORS)
+        raise UsageError(f"baseline prune: say what goes, by one or more of {names}")
+    before = None if told.older_than is None else moment(told.older_than, time.time())
+    found = baseline.contents(expanded(told.place))
+    if found.damaged:
+        _complain(found.damaged)
+        print("pytest-quant: nothing was pruned", file=sys.stderr)
+        return 2
+    gone = 0
+    for path, file in found.files:
+        goes = [entry for entry in file.entries if _chosen(told, file, entry, before)]
+        for entry in goes:
+            print(f"{'pruned' if told.yes else 'would go'}: {baselines.line(*_place(file), entry)}")
+        gone += len(goes)
+        if goes and told.yes:
+            _leave(path, baseline.prune(file, partial(_stays, goes)))
+    verb = "pruned" if told.yes else "would go; --yes prunes them"
+    print(f"{counted(gone, 'measurement')} {verb}" if gone else f"nothing in {told.place} is chosen by that")
+    return 0
+
+
+def _place(file: baseline.File) -> tuple[str, str]:
+    return str(file.hardware["key"]), file.model
+
+
+def _chosen(told: argparse.Namespace, file: baseline.File, entry: baseline.Entry, before: str | None) -> bool:
+    """Whether all that was asked for holds. What has no date is never old."""
+    found = {"hardware": file.hardware["key"], "model": file.model, "format": entry.format, "metric": entry.metric}
+    if any(getattr(told, name) not in (None, value) for name, value in found.items()):
+        return False
+    if told.test is not None:
+        test = str(entry.recorded.get("test", ""))
+        if test != told.test and not test.startswith((f"{told.test}::", f"{told.test}[")):
+            return False
+    recorded = entry.recorded.get("date")
+    return before is None or (isinstance(recorded, str) and recorded < before)
+
+
+def _stays(goes: Sequence[baseline.Entry], entry: baseline.Entry) -> bool:
+    return entry not in goes
+
+
+def _leave(path: Path, file: baseline.File) -> None:
+    """Write what is left; a file, and a folder, of nothing goes."""
+    if file.entries:
+        baseline.write(path, file)
+        return
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()
+
+
+def moment(age: str, now: float) -> str:
+    """A date, or some days before ``now`` (seconds since the epoch), in the shape of ``recorded.date``.
+
+    Raises :class:`UsageError` for anything else.
+    """
+    if days := re.fullmatch(r"(\d{1,5})d", age):
+        return timestamp(now - 86400 * int(days[1]))
+    try:
+        return datetime.date.fromisoformat(age).isoformat()
+    except ValueError:
+        raise UsageError(f"--older-than={age}: write a date, such as 2026-01-31, or days, such as 90d") from None
+
+
+def _complain(errors: Sequence[baseline.BaselineError]) -> None:
+    for error in errors:
+        print(f"pytest-quant: {error}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""Two sets of measurements side by side: baselines, runs, or one of each."""
