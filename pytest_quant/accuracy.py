@@ -28,9 +28,13 @@ if TYPE_CHECKING:
     from pytest_quant.progress import Progress
     from pytest_quant.settings import Settings
     from pytest_quant.spec import ModelSpec
+    from pytest_quant.turns import Turns
 
 _SHOWN = 20
 """Items that are told of by name where the answers differ."""
+_AHEAD, _AHEAD_AT_LEAST = 4, 256
+"""How many times the items that are asked for the reference answers, and how many at least, where it has to be loaded
+in the place of the format for them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,13 +55,13 @@ class Accuracy:
         self,
         settings: Settings,
         device: Device,
-        model: Callable[[ModelSpec, str], ModelHandle],
+        turns: Turns,
         fingerprint: Callable[[ModelSource], str],
         progress: Progress,
     ) -> None:
         self._settings = settings
         self._device = device
-        self._model = model
+        self._turns = turns
         self._fingerprint = fingerprint
         self._progress = progress
         self._catalog = Catalog(progress)
@@ -86,11 +90,15 @@ class Accuracy:
         self._samples = {key: each for key, each in self._samples.items() if key[0] != spec}
         self._questions = {key: each for key, each in self._questions.items() if key[0] != spec}
 
+    def format(self, spec: ModelSpec, format_name: str) -> ModelHandle:
+        """The model in the format, in the place of the reference where both do not fit."""
+        return self._turns.format(spec, format_name)
+
     def replies(
-        self, spec: ModelSpec, format_name: str, question: _Question, items: Sequence[Item]
+        self, handle: ModelHandle, spec: ModelSpec, question: _Question, items: Sequence[Item]
     ) -> Mapping[Item, Reply]:
         """What a model says to items, asked together; these in smaller batches where memory does not suffice."""
-        handle = self._model(spec, format_name)
+        format_name = handle.format.name
         if handle not in self._tokenizers:
             self._tokenizers[handle] = language_model.own_tokenizer(handle.loaded)
         tokenizer = self._tokenizers[handle]
@@ -112,21 +120,30 @@ class Accuracy:
             size //= 2
             give_back(self._device)
 
-    def block(self, spec: ModelSpec, format_name: str, question: _Question) -> int:
+    def block(self, handle: ModelHandle, question: _Question) -> int:
         """How many items are asked together, so that each has the same company in every run."""
-        at_once = self._prompts_at_once(self._model(spec, format_name), question)
+        at_once = self._prompts_at_once(handle, question)
         return 1 if at_once == 1 else language_model.BLOCK
 
-    def learn(self, spec: ModelSpec, question: _Question, items: Sequence[Item]) -> None:
-        """Have the reference answer those of the first items that it has not answered yet, in their blocks."""
+    def learn(self, spec: ModelSpec, format_name: str, question: _Question, items: Sequence[Item]) -> None:
+        """Have the reference answer those of the first items that it has not answered yet, in their blocks.
+
+        Where it has to be loaded for that in the place of the format, it answers more of them than are asked for, each
+        time four times as many: a task of 14,000 items then takes four loads at most, and one that is decided by a few
+        hundred is not answered to its end. What it said serves every format."""
         known, order = question.known, question.population.order
+        if all(item in known for item in items):
+            return
+        reference = self._turns.reference(spec, format_name)
+        size = self.block(reference, question)
+        if self._turns.are_taken(spec, format_name):
+            items = order[: max(_AHEAD * len(items), _AHEAD_AT_LEAST)]
         for place, item in enumerate(items):
             if item in known:
                 continue
-            size = self.block(spec, spec.reference, question)
             start = place // size * size
             self.show(spec, spec.reference, question, start)
-            known.learn(self.replies(spec, spec.reference, question, order[start : start + size]))
+            known.learn(self.replies(reference, spec, question, order[start : start + size]))
 
     def show(self, spec: ModelSpec, format_name: str, question: _Question, answered: int) -> None:
         of = question.population
@@ -203,13 +220,14 @@ class Items:
         goal = min(self._drawn + count, self.total)
         order = self._question.population.order
         try:
-            self._room.learn(self._spec, self._question, order[:goal])
-            size = self._room.block(self._spec, self._format, self._question)
+            self._room.learn(self._spec, self._format, self._question, order[:goal])
+            handle = self._room.format(self._spec, self._format)
+            size = self._room.block(handle, self._question)
             for start in range(self._drawn // size * size, goal, size):
                 items = order[start : start + size]
                 if any(item not in self._replies for item in items):
                     self._room.show(self._spec, self._format, self._question, start)
-                    self._replies.update(self._room.replies(self._spec, self._format, self._question, items))
+                    self._replies.update(self._room.replies(handle, self._spec, self._question, items))
         finally:
             self._question.known.save()
         self._drawn = goal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pytest_quant.model import ModelHandle
+    from pytest_quant.turns import Turns
 
 FROM_CORPUS = 32
 """Prompts that are taken from the corpus unless a limit says how many."""
@@ -74,6 +75,17 @@ class Pair:
     """How they differ, for people; None where they do not."""
 
 
+@dataclass(frozen=True)
+class _Facts:
+    """What is asked of a model that need not be in memory any more."""
+
+    vocabulary: int
+    max_positions: int | None
+    has_cache_format: bool
+    end_tokens: tuple[int, ...]
+    tokenizer: Any
+
+
 class Continuations:
     """Has prompts continued on demand; what the reference said serves every format."""
 
@@ -81,13 +93,14 @@ class Continuations:
         self,
         settings: Settings,
         population: Population,
-        model: Callable[[ModelSpec, str], ModelHandle],
+        turns: Turns,
         progress: Progress,
     ) -> None:
         self._settings = settings
         self._population = population
-        self._model = model
+        self._turns = turns
         self._progress = progress
+        self._facts: dict[tuple[ModelSpec, str], _Facts] = {}
         self._opened: dict[ModelSource, Tokens] = {}
         self._prompts: dict[tuple[ModelSource, tuple[tuple[str, Any], ...]], Prompts] = {}
         self._samples: dict[tuple[ModelSpec, str, tuple[tuple[str, Any], ...]], ContinuationSample] = {}
@@ -102,16 +115,35 @@ class Continuations:
             raise UsageError(f"{format_name} is the reference itself: it continues every prompt as the reference does")
         key = (spec, format_name, gate.parameters)
         if key not in self._samples:
+            format = self._known(spec, format_name, self._turns.format(spec, format_name))
+            if (spec, spec.reference) not in self._facts:
+                self._known(spec, spec.reference, self._turns.reference(spec, format_name))
+            reference = self._facts[spec, spec.reference]
             prompts = self._prompts_of(spec, gate)
-            self._check(spec, format_name, prompts)
+            for name, facts in ((format_name, format), (spec.reference, reference)):
+                _check(spec, name, facts, prompts)
             said = self._said.setdefault(spec, {})
-            self._samples[key] = ContinuationSample(spec, format_name, prompts, self._model, self._progress, said)
+            self._samples[key] = ContinuationSample(
+                spec, format_name, prompts, reference, self._turns, self._progress, said
+            )
         return self._samples[key]
 
     def forget(self, spec: ModelSpec) -> None:
         """Forget all that a model and its reference said: somebody changed one of them."""
         self._samples = {key: sample for key, sample in self._samples.items() if key[0] != spec}
+        self._facts = {key: facts for key, facts in self._facts.items() if key[0] != spec}
         self._said.pop(spec, None)
+
+    def _known(self, spec: ModelSpec, name: str, handle: ModelHandle) -> _Facts:
+        loaded = handle.loaded
+        self._facts[spec, name] = facts = _Facts(
+            loaded.vocabulary,
+            loaded.max_positions,
+            handle.format.kv_cache is not None,
+            tuple(sorted(loaded.end_tokens)),
+            handle.tokenizer,
+        )
+        return facts
 
     def _prompts_of(self, spec: ModelSpec, gate: Gate) -> Prompts:
         key = (spec.source, gate.parameters)
@@ -136,8 +168,8 @@ class Continuations:
         """Beginnings of equal parts of the run's corpus, each after the BOS token where the tokenizer puts one."""
         import numpy as np
 
-        reference = self._model(spec, spec.reference)
-        stream = self._population.stream(spec.source, reference.loaded.vocabulary)
+        reference = self._facts[spec, spec.reference]
+        stream = self._population.stream(spec.source, reference.vocabulary)
         count, bos = limit or FROM_CORPUS, self._tokens(spec).bos
         if len(stream) < count * CORPUS_PROMPT:
             raise UsageError(
@@ -170,25 +202,6 @@ class Continuations:
             found.append(Prompt(encoded, text, each.place))
         return found
 
-    def _check(self, spec: ModelSpec, format_name: str, prompts: Prompts) -> None:
-        """That both models know the tokens and have room for them."""
-        for name in (format_name, spec.reference):
-            handle = self._model(spec, name)
-            if handle.format.kv_cache is not None and prompts.max_new_tokens < 2:
-                raise UsageError(f"max_new_tokens=1 reads nothing from the KV cache of {name}; give 2 or more")
-            longest = handle.loaded.max_positions
-            for prompt in prompts.all:
-                if int(prompt.tokens.max()) >= handle.loaded.vocabulary:
-                    raise UsageError(
-                        f"the tokenizer of {spec.source.short} gives token {int(prompt.tokens.max())}, but the model "
-                        f"knows {handle.loaded.vocabulary}: they do not belong together"
-                    )
-                if longest is not None and len(prompt.tokens) + prompts.max_new_tokens > longest:
-                    raise UsageError(
-                        f"{prompt.place}: its {len(prompt.tokens)} tokens and {prompts.max_new_tokens} new ones do not "
-                        f"fit the model's {longest} positions; shorten it, or give a smaller max_new_tokens"
-                    )
-
     def _tokens(self, spec: ModelSpec) -> Tokens:
         from pytest_quant.engines.loading import open_tokens
 
@@ -210,7 +223,8 @@ class ContinuationSample:
         spec: ModelSpec,
         format_name: str,
         prompts: Prompts,
-        model: Callable[[ModelSpec, str], ModelHandle],
+        reference: _Facts,
+        turns: Turns,
         progress: Progress,
         said: dict[tuple[bytes, int], NDArray[np.int64]],
     ) -> None:
@@ -219,10 +233,11 @@ class ContinuationSample:
         self._spec = spec
         self._format = format_name
         self._prompts = prompts
-        self._model = model
+        self._tokenizer = reference.tokenizer
+        self._turns = turns
         self._progress = progress
         self._said = said
-        self._ends = sorted(model(spec, spec.reference).loaded.end_tokens)
+        self._ends = list(reference.end_tokens)
         self._sha256 = prompts.sha256
         self._order = np.random.default_rng(int(self._sha256[:16], 16)).permutation(len(prompts.all))
         self._pairs: list[Pair] = []
@@ -247,10 +262,16 @@ class ContinuationSample:
 
     def extend(self, count: int) -> None:
         """Have both models continue up to ``count`` more prompts. :class:`NotFinite` where the format gives NaN,
-        :class:`NotMeasured` where the reference does."""
-        for number in self._order[self.drawn : self.drawn + count]:
-            prompt = self._prompts.all[number]
-            self._pairs.append(self._pair(prompt, self._reference(prompt), self._continued(self._format, prompt)))
+        :class:`NotMeasured` where the reference does.
+
+        The reference is first. Where it has to be loaded for that in the place of the format, it continues every prompt
+        of the gate, so that it is loaded once for all formats."""
+        prompts = [self._prompts.all[number] for number in self._order[self.drawn : self.drawn + count]]
+        self._learn(prompts)
+        model = self._turns.format(self._spec, self._format)
+        for prompt in prompts:
+            theirs = self._said[self._key(prompt)]
+            self._pairs.append(self._pair(prompt, theirs, self._continued(model, prompt)))
             self._progress.show(
                 f"{self._format}: continuing prompts of {self._spec.source.short} {self.drawn}/{self.total}"
             )
@@ -290,16 +311,28 @@ class ContinuationSample:
         """Prompts that neither model said anything after: they count as the same."""
         return sum(all(pair.empty) for pair in self._pairs)
 
-    def _reference(self, prompt: Prompt) -> NDArray[np.int64]:
-        key = (prompt.tokens.tobytes(), self._prompts.max_new_tokens)
-        if key not in self._said:
-            self._said[key] = self._continued(self._spec.reference, prompt)
-        return self._said[key]
+    def _key(self, prompt: Prompt) -> tuple[bytes, int]:
+        return prompt.tokens.tobytes(), self._prompts.max_new_tokens
 
-    def _continued(self, name: str, prompt: Prompt) -> NDArray[np.int64]:
-        model = self._model(self._spec, name).loaded
+    def _learn(self, prompts: Sequence[Prompt]) -> None:
+        """Have the reference continue the prompts; all of the gate, where the format has to give way to it."""
+        if all(self._key(prompt) in self._said for prompt in prompts):
+            return
+        model = self._turns.reference(self._spec, self._format)
+        apart = self._turns.are_taken(self._spec, self._format)
+        for prompt in self._prompts.all if apart else prompts:
+            if self._key(prompt) not in self._said:
+                self._said[self._key(prompt)] = self._continued(model, prompt)
+                if apart:
+                    self._progress.show(
+                        f"{self._spec.reference}: continuing prompts of {self._spec.source.short} "
+                        f"{len(self._said)}/{self.total}, alone: {self._format} does not fit beside it"
+                    )
+
+    def _continued(self, model: ModelHandle, prompt: Prompt) -> NDArray[np.int64]:
+        name = model.format.name
         try:
-            return model.continue_greedily(prompt.tokens, self._prompts.max_new_tokens, self._ends)
+            return model.loaded.continue_greedily(prompt.tokens, self._prompts.max_new_tokens, self._ends)
         except NotFinite as error:
             if name == self._spec.reference:
                 raise NotMeasured(f"the {name} reference cannot continue {_shown(prompt)!r}: {error}") from None
@@ -309,7 +342,7 @@ class ContinuationSample:
         match = compare(reference.tolist(), format.tolist())
         change = None
         if match.first is not None:
-            decode = self._model(self._spec, self._spec.reference).tokenizer.decode
+            decode = self._tokenizer.decode
             change = {
                 "prompt": _shown(prompt),
                 "first": match.first,
@@ -321,6 +354,23 @@ class ContinuationSample:
 
     def _is_empty(self, said: NDArray[np.int64]) -> bool:
         return all(int(token) in self._ends for token in said)
+
+
+def _check(spec: ModelSpec, name: str, model: _Facts, prompts: Prompts) -> None:
+    """That a model knows the tokens and has room for them."""
+    if model.has_cache_format and prompts.max_new_tokens < 2:
+        raise UsageError(f"max_new_tokens=1 reads nothing from the KV cache of {name}; give 2 or more")
+    for prompt in prompts.all:
+        if int(prompt.tokens.max()) >= model.vocabulary:
+            raise UsageError(
+                f"the tokenizer of {spec.source.short} gives token {int(prompt.tokens.max())}, but the model "
+                f"knows {model.vocabulary}: they do not belong together"
+            )
+        if model.max_positions is not None and len(prompt.tokens) + prompts.max_new_tokens > model.max_positions:
+            raise UsageError(
+                f"{prompt.place}: its {len(prompt.tokens)} tokens and {prompts.max_new_tokens} new ones do not "
+                f"fit the model's {model.max_positions} positions; shorten it, or give a smaller max_new_tokens"
+            )
 
 
 def _messages(prompt: str | Conversation, *, chat: bool) -> list[dict[str, str]] | None:

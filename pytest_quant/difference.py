@@ -25,6 +25,21 @@ class Difference:
         self._models = models
         self._stream = stream
         self._answers: WeakKeyDictionary[ModelHandle, NDArray[np.float32]] = WeakKeyDictionary()
+        self._noted: dict[ModelSpec, NDArray[np.float32]] = {}
+        """What references answered that were given back since."""
+
+    def note(self, spec: ModelSpec) -> None:
+        """Keep what the reference answers, which is in memory now: it may have to give way to its format."""
+        if spec not in self._noted:
+            self._noted[spec] = self._answer(spec, spec.reference)
+
+    def is_noted(self, spec: ModelSpec) -> bool:
+        """Whether the reference's answer is kept."""
+        return spec in self._noted
+
+    def forget(self, spec: ModelSpec) -> None:
+        """Forget what the reference of a model answered: somebody changed one of them."""
+        self._noted.pop(spec, None)
 
     def prove(self, spec: ModelSpec, format_name: str) -> ModelHandle:
         """The model in the format, its proof completed by how far its answers are from the reference's.
@@ -36,7 +51,9 @@ class Difference:
 
         if format_name == spec.reference:
             raise UsageError(f"{format_name} is the reference itself: its difference from the reference is 0")
-        theirs, ours = self._answer(spec, spec.reference), self._answer(spec, format_name)
+        noted = self._noted.get(spec) if self._models.find(spec, spec.reference) is None else None
+        theirs = self._answer(spec, spec.reference) if noted is None else noted
+        ours = self._answer(spec, format_name)
         model = self._models.either(spec, format_name)
         if model.proof.reference_difference is not None:
             return model

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pytest_quant.targets import Target
 
 RUN = pytest.StashKey[Run]()
+_MODELS = {"quant_model", "reference_model", *FORMAT_FIXTURES}
 
 
 @pytest.fixture(scope="session")
@@ -205,7 +206,9 @@ def _model(request: pytest.FixtureRequest, format: str | None) -> ModelHandle:
     target = _target(request)
     name = target.spec.reference if format is None else format
     try:
-        return run.session.model(target.spec, name)
+        if len(_MODELS & set(request.fixturenames)) > 1:  # they have to be here together
+            return run.session.model(target.spec, name)
+        return run.session.turns.format(target.spec, name)
     except Unsupported as reason:
         raise skipped(name, reason) from None
 

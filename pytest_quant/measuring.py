@@ -50,7 +50,7 @@ class Measuring:
         from pytest_quant.stats.sequence import MIN_WINDOWS, next_look
 
         spec, quality = asked.spec, self._session.quality
-        self._session.model(spec, asked.format)  # what cannot run here is skipped before anything is scored
+        self._session.turns.format(spec, asked.format)  # what cannot run here is skipped before anything is scored
         self._session.require_unchanged(spec)
         pair, total = quality.pair(spec, asked.format, asked.gate), quality.total(spec)
         early = bool(asked.gate.limits) and not self._settings.full
@@ -72,7 +72,7 @@ class Measuring:
 
     def units(self, asked: Question) -> Measurement:
         """Items of a task or prompts, in the same way."""
-        self._session.model(asked.spec, asked.format)
+        self._session.turns.format(asked.spec, asked.format)
         self._session.require_unchanged(asked.spec)
         sample = self._session.sample(asked.spec, asked.format, asked.gate)
         early = bool(asked.gate.limits) and not self._settings.full
@@ -90,9 +90,10 @@ class Measuring:
                 break
             shown = f", {measured.quantity}"
             look = min(samples.next_look(sample.drawn), sample.total)
-        if self._session.models.find(asked.spec, asked.spec.reference) is not None:  # the same words prove nothing
-            self._session.difference.prove(asked.spec, asked.format)
-            measured = replace(measured, proof=self._session.model(asked.spec, asked.format).figures())
+        here = self._session.models.find(asked.spec, asked.spec.reference) is not None
+        if here or self._session.difference.is_noted(asked.spec):  # the same words prove nothing
+            proven = self._session.difference.prove(asked.spec, asked.format)
+            measured = replace(measured, proof=proven.figures())
         return replace(measured, detail=dict(sample.detail()))
 
     def rounds(self, asked: Question) -> Measurement:
@@ -132,9 +133,11 @@ class Measuring:
 
     def bytes(self, asked: Question) -> Measurement:
         """Memory, at the first call."""
-        self._session.model(asked.spec, asked.format)
+        proof = self._session.turns.format(
+            asked.spec, asked.format
+        ).figures()  # later the reference may be in its place
         quantities, figures = self._session.memory.measure(asked.spec, asked.format, asked.gate)
-        return self._measurement(asked, "bytes", quantities, figures)
+        return self._measurement(asked, "bytes", quantities, figures, proof=proof)
 
     @contextlib.contextmanager
     def _saving(self, spec: ModelSpec) -> Iterator[None]:
@@ -234,7 +237,7 @@ class Measuring:
         spec, gate = asked.spec, asked.gate
         if proof is None:
             corpus = (protocol or {}).get("corpus", {}).get("sha256")
-            proof = self._session.model(spec, asked.format).figures(corpus)
+            proof = self._session.turns.format(spec, asked.format).figures(corpus)
         fingerprint = self._session.fingerprint(spec.source)
         return Measurement(
             metric=gate.metric,

@@ -56,7 +56,7 @@ class Memory:
 
     def _count(self, spec: ModelSpec, format_name: str, gate: Gate) -> Found:
         asked = dict(gate.parameters)
-        model = self._models.get(spec, format_name)
+        model = self._models.either(spec, format_name)
         needed = self.needed(spec, format_name, gate)
         if needed is not None:
             what = f"{gate.metric} of {spec.source.short} in {format_name}"
@@ -65,7 +65,8 @@ class Memory:
         used = memory.used(model.loaded, tokens=stream, **asked)
         of_reference = None
         if gate.needs_reference:
-            of_reference = memory.used(self._models.get(spec, spec.reference).loaded, tokens=stream, **asked)
+            reference = self._models.either(spec, spec.reference)  # in the place of the format, where both do not fit
+            of_reference = memory.used(reference.loaded, tokens=stream, **asked)
         quantities, figures = memory.memory_budget(used, of_reference)
         figures = {**figures, **process_memory.figures(self._device)}
         if asked["of"] == "kv_cache" and model.format.kv_cache is None and needed and needed.kv_cache is not None:

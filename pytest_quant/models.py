@@ -104,13 +104,16 @@ class Models:
         try:
             return self.get(spec, format_name)
         except room.NoRoom:
-            if not self._held:
+            if not self._beside.get((spec, format_name)):  # nothing that is here is in its way
                 raise
             return self.alone(spec, format_name)
 
     def alone(self, spec: ModelSpec, format_name: str) -> ModelHandle:
-        """The model in the format, once all others are given back."""
-        self.keep({(spec, format_name)})
+        """The model in the format, once all others are given back; they are kept where it does not fit alone."""
+        key = (spec, format_name)
+        if key in self._refused and not self._beside.get(key):
+            raise self._refused[key].with_traceback(None)
+        self.keep({key})
         return self.get(spec, format_name)
 
     def find(self, spec: ModelSpec, format_name: str) -> ModelHandle | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from pytest_quant.corpora.windows import Windows
-from pytest_quant.engines.memory import give_back, is_out_of_memory
+from pytest_quant.engines.memory import drop_frames, give_back, is_out_of_memory
 from pytest_quant.engines.source import ModelSource
 from pytest_quant.environment import describe_hardware, for_people, stack
 from pytest_quant.errors import QuantError, Unsupported, UsageError
@@ -20,6 +20,7 @@ from pytest_quant.metrics.evidence import Evidence
 from pytest_quant.metrics.pairing import WindowScore
 from pytest_quant.population import Population
 from pytest_quant.reference import ReferenceKey, Store, StoreError
+from pytest_quant.room import NoRoom
 from pytest_quant.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pytest_quant.model import ModelHandle
     from pytest_quant.progress import Progress
     from pytest_quant.settings import Settings
+    from pytest_quant.turns import Turns
 
 
 _FLOOR_WINDOWS = 8
@@ -49,14 +51,14 @@ class Quality:
         settings: Settings,
         device: Device,
         population: Population,
-        model: Callable[[ModelSpec, str], ModelHandle],
+        turns: Turns,
         fingerprint: Callable[[ModelSource], str],
         progress: Progress,
     ) -> None:
         self._settings = settings
         self._device = device
         self._population = population
-        self._model = model
+        self._turns = turns
         self._fingerprint = fingerprint
         self._progress = progress
         self._known: dict[tuple[ModelSource, str, str], KnownReference] = {}
@@ -88,7 +90,8 @@ class Quality:
         if format_name == spec.reference:
             raise UsageError(f"{format_name} is the reference itself: its difference from the reference is 0")
         beside = (spec, format_name, True) in self._pairs
-        if not beside and (needs_full_kl(gate) or (spec, format_name) in self._expected):
+        apart = self._turns.are_taken(spec, format_name)
+        if not (beside or apart) and (needs_full_kl(gate) or (spec, format_name) in self._expected):
             beside = self._reference_can_be_had(spec, needed=needs_full_kl(gate))
         return self._pairs.setdefault((spec, format_name, beside), Pair(beside))
 
@@ -115,17 +118,30 @@ class Quality:
         )
 
     def extend(self, spec: ModelSpec, format_name: str, pair: Pair) -> None:
-        """Score the next batch of windows; where memory does not suffice for several at once, in smaller batches."""
+        """Score the next batch of windows; where memory does not suffice for several at once, in smaller batches.
+
+        Where there is no room for the reference beside the format, they take turns: the reference scores all windows of
+        the population at once, whatever this gate needs, so that it is loaded once for all gates and formats.
+        """
+        try:
+            return self._in_memory(lambda: self._extend(spec, format_name, pair))
+        except Exception as error:
+            if isinstance(error, QuantError) or not is_out_of_memory(error) or pair.beside:
+                raise
+            drop_frames(error)
+            if not self._turns.part(spec, format_name):
+                raise
         self._in_memory(lambda: self._extend(spec, format_name, pair))
 
     def _extend(self, spec: ModelSpec, format_name: str, pair: Pair) -> None:
         windows, known = self._population.windows(spec.source), self.known(spec)
-        model = self._model(spec, format_name)
+        model = self._turns.beside(spec, format_name) if pair.beside else self._turns.format(spec, format_name)
         start = len(pair.scores)
         self._check(spec, model, windows)
         size = self._at_once(model, windows)
         if pair.beside:
-            reference = self._reference(spec)
+            reference = self._turns.beside(spec, spec.reference)
+            self._check(spec, reference, windows)
             batch = pairing.next_batch(windows, start, min(size, self._at_once(reference, windows)))
             found = pairing.score_beside(model.loaded, reference.loaded, batch, known.top_k)
             pair.scores += [score for score, _ in found]
@@ -133,7 +149,8 @@ class Quality:
             return
         batch = pairing.next_batch(windows, start, size)
         while len(known) < start + len(batch):
-            self._learn(spec, known)
+            self._learn(spec, known, format_name)
+        model = self._turns.format(spec, format_name)  # anew, where it gave way to the reference
         pair.scores += pairing.score_against(model.loaded, batch, known.windows(start, len(batch)))
 
     def build_reference(self, spec: ModelSpec) -> Path:
@@ -207,14 +224,27 @@ class Quality:
                 self._most //= 2
             give_back(self._device)
 
-    def _learn(self, spec: ModelSpec, known: KnownReference) -> None:
-        reference = self._reference(spec)
-        windows = self._population.windows(spec.source)
-        batch = pairing.next_batch(windows, len(known), self._at_once(reference, windows))
-        known.learn(len(known), pairing.score_reference(reference.loaded, batch, known.top_k))
+    def _learn(self, spec: ModelSpec, known: KnownReference, format_name: str | None = None) -> None:
+        """Have the reference score the next batch; every window that is left, where the ``format_name`` has to give way
+        to it."""
+        reference = self._reference(spec, format_name)
+        windows, apart = self._population.windows(spec.source), False
+        if format_name is not None:
+            apart = self._turns.are_taken(spec, format_name)
+        while True:
+            batch = pairing.next_batch(windows, len(known), self._at_once(reference, windows))
+            known.learn(len(known), pairing.score_reference(reference.loaded, batch, known.top_k))
+            if known.complete or not apart:
+                return
+            self._progress.show(
+                f"{spec.reference}: scoring {spec.source.short} {len(known)}/{len(windows.drawn)} windows, alone: "
+                f"{format_name} does not fit beside it"
+            )
 
-    def _reference(self, spec: ModelSpec) -> ModelHandle:
-        reference = self._model(spec, spec.reference)
+    def _reference(self, spec: ModelSpec, beside: str | None = None) -> ModelHandle:
+        """The reference, ``beside`` a format where both fit; else, and without one, in the place of what is here."""
+        turns = self._turns
+        reference = turns.format(spec, spec.reference) if beside is None else turns.reference(spec, beside)
         self._check(spec, reference, self._population.windows(spec.source))
         return reference
 
@@ -244,13 +274,16 @@ class Quality:
         return min(model.loaded.windows_at_once(self._longest), self._most)
 
     def _reference_can_be_had(self, spec: ModelSpec, *, needed: bool) -> bool:
-        """Whether the reference is to be run here: an imported one that is whole stands for it always, one that was
-        built here where nothing more is ``needed``. Raises :class:`Unsupported` where none can be had."""
+        """Whether the reference is to be run beside the format: an imported one that is whole stands for it always, one
+        that was built here where nothing more is ``needed``; and where both do not fit, what it says when it is alone.
+        Raises :class:`Unsupported` where none can be had."""
         known = self.known(spec)
         if known.complete and (known.imported or (known.on_purpose and not needed)):
             return False
         try:
-            self._model(spec, spec.reference)
+            self._turns.beside(spec, spec.reference)
+        except NoRoom:
+            return False
         except Unsupported:
             if needed and not known.complete:
                 raise

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pytest_quant.samples import Sample
     from pytest_quant.sensitivity import Sensitivity
     from pytest_quant.speed import Speed
+    from pytest_quant.turns import Turns
 
 Result = TypeVar("Result")
 
@@ -105,7 +106,13 @@ class Session:
     def quality(self) -> Quality:
         from pytest_quant.quality import Quality
 
-        return Quality(self.settings, self.device, self.population, self.model, self.fingerprint, self.progress)
+        return Quality(self.settings, self.device, self.population, self.turns, self.fingerprint, self.progress)
+
+    @cached_property
+    def turns(self) -> Turns:
+        from pytest_quant.turns import Turns
+
+        return Turns(self.models, lambda spec: self.difference.note(spec))
 
     @cached_property
     def difference(self) -> Difference:
@@ -123,13 +130,13 @@ class Session:
     def accuracy(self) -> Accuracy:
         from pytest_quant.accuracy import Accuracy
 
-        return Accuracy(self.settings, self.device, self.model, self.fingerprint, self.progress)
+        return Accuracy(self.settings, self.device, self.turns, self.fingerprint, self.progress)
 
     @cached_property
     def continuations(self) -> Continuations:
         from pytest_quant.continuations import Continuations
 
-        return Continuations(self.settings, self.population, self.model, self.progress)
+        return Continuations(self.settings, self.population, self.turns, self.progress)
 
     @cached_property
     def sensitivity(self) -> Sensitivity:
@@ -236,7 +243,7 @@ class Session:
         """Give back every model that a test's body changed, and forget what it answered; returns their formats."""
         changed = self.models.drop_changed()
         for spec, _ in changed:
-            for asked in (self.quality, self.speed, self.memory, self.accuracy, self.continuations):
+            for asked in (self.quality, self.speed, self.memory, self.accuracy, self.continuations, self.difference):
                 asked.forget(spec)
             self._scans = {key: scan for key, scan in self._scans.items() if key[0] != spec}
         return [name for _, name in changed]

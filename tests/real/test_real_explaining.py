@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from together import Together
 
 from pytest_quant.engines.source import ModelSource
 from pytest_quant.explaining import Explainer
@@ -38,7 +39,7 @@ def explain(smollm2, models, tmp_path, libraries) -> Any:
     settings = Settings(protocol="gptq-256", max_windows=6, cache_dir=tmp_path)
     device, table = detect(), matrix.load("corrected")
     population = Population(settings)
-    quality = Quality(settings, device, population, models.get, lambda source: "f" * 64, Quiet())
+    quality = Quality(settings, device, population, Together(models.get), lambda source: "f" * 64, Quiet())
 
     def may(spec: ModelSpec, name: str) -> Any:
         return check(spec, registry.get(name), device, table)

@@ -21,7 +21,7 @@ QUESTIONS = ("What is the capital of France?", "Why is the sky blue?")
 @pytest.fixture(scope="module")
 def room(smollm2, tmp_path_factory):
     session = Session(Settings(cache_dir=tmp_path_factory.mktemp("cache")), Quiet())
-    return Continuations(session.settings, Population(session.settings), session.model, Quiet())
+    return Continuations(session.settings, Population(session.settings), session.turns, Quiet())
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from together import Together
 
 from pytest_quant.continuations import Continuations
 from pytest_quant.corpora import prompts
@@ -41,7 +42,7 @@ class Run:
     def __init__(self, session: Session, model: Path, kept: dict[str, Any]) -> None:
         self.session, self.kept = session, kept
         self.spec = ModelSpec(ModelSource(str(model)), reference="fp32")
-        self.room = Continuations(session.settings, Population(session.settings), self.model, Quiet())
+        self.room = Continuations(session.settings, Population(session.settings), Together(self.model), Quiet())
         self.asked: list[tuple[str, tuple[int, ...]]] = []
 
     def model(self, spec: ModelSpec, name: str) -> Any:

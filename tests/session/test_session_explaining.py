@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from together import Together
 
 from pytest_quant.engines import activations
 from pytest_quant.engines.source import ModelSource
@@ -49,7 +50,7 @@ class Run:
         self.without: set[str] = set()
         self.population = Population(self.settings)
         self.quality = Quality(
-            self.settings, self.device, self.population, self.model, lambda source: "f" * 64, Quiet()
+            self.settings, self.device, self.population, Together(self.model), lambda source: "f" * 64, Quiet()
         )
 
     def model(self, spec: ModelSpec, name: str) -> Any:

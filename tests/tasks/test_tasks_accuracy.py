@@ -8,6 +8,7 @@ import pickle
 import warnings
 
 import pytest
+from together import Together
 import yaml
 from task_files import continuations, write_task
 
@@ -258,7 +259,7 @@ def test_stored_answers_that_other_code_scored(session, spec, tasks, tmp_path, m
     file.write_text(json.dumps(data))
     second = Session(Settings(cache_dir=tmp_path / "cache"), Quiet())
     fp32 = second.model(spec, "fp32")
-    monkeypatch.setattr(second.accuracy, "_model", lambda spec, name: fp32)
+    monkeypatch.setattr(second.accuracy, "_turns", Together(lambda spec, name: fp32))
     sample = second.accuracy.sample(spec, "int8", ask(tasks))
     sample.extend(2)
     with pytest.raises(NotMeasured, match=r"stored when other code scored them; delete .*\.json") as found:
@@ -346,7 +347,7 @@ def test_lm_evals_cache_of_requests_plays_no_part(session, spec, tasks, tmp_path
 
 def test_the_reference_measured_by_mistake(session, spec, tasks, monkeypatch):
     fp32 = session.model(spec, "fp32")
-    monkeypatch.setattr(session.accuracy, "_model", lambda spec, name: fp32)
+    monkeypatch.setattr(session.accuracy, "_turns", Together(lambda spec, name: fp32))
     sample = session.accuracy.sample(spec, "int8", ask(tasks))
     sample.extend(5)
     assert any(sample.answer(0.01).scores)
