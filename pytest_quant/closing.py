@@ -11,8 +11,8 @@ from pytest_quant.options import Options
 
 def close(
     ledger: Ledger, told: Options, known_tests: Collection[str], whole: Collection[str], *, complete: bool
-) -> tuple[list[str], list[str]]:
-    """Write baselines and run record; returns good news and troubles, a line each.
+) -> tuple[list[str], list[str], bool]:
+    """Write baselines and run record; returns good news and troubles, a line each, and whether all of it was written.
 
     ``known_tests`` were collected; ``whole`` are those whose files were collected as a whole, so that a test of them
     that is not known is gone. Nothing is pruned after a run that was not ``complete``.
@@ -29,6 +29,7 @@ def close(
                 messages += ledger.prune(told.baseline_path, known_tests, files)
         except BaselineError as error:
             troubles.append(str(error))
+    unwritten = len(troubles)
     troubles += _not_measured(ledger, told)
     if told.json is not None:
         from pytest_quant.report.json import write
@@ -37,7 +38,8 @@ def close(
             write(told.json, ledger)
         except OSError as error:
             troubles.append(f"--quant-json: {told.json} cannot be written: {error.strerror or error}")
-    return messages, troubles
+            unwritten += 1
+    return messages, troubles, not unwritten
 
 
 def _not_measured(ledger: Ledger, told: Options) -> list[str]:

@@ -157,6 +157,11 @@ def add_options(parser: pytest.Parser) -> None:
         action="store_true",
         help="make the checkpoint of a format where there is none; kept in the cache",
     )
+    group.addoption(
+        "--quant-resume",
+        action="store_true",
+        help="go on with interrupted runs: what they finished measuring is not measured again",
+    )
     group.addoption("--quant-json", metavar="PATH", default=None, help="write the whole run as JSON")
     group.addoption(
         "--quant-plan", action="store_true", help="print what would run and what would be skipped, and load nothing"

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pytest_quant.errors import UsageError
 from pytest_quant.hardware import Device
 
 _PACKAGES = (
@@ -87,6 +88,21 @@ def changed_packages(then: object, now: Mapping[str, str] | None = None) -> list
     ]
 
 
+def clock(seconds: float | None = None) -> float:
+    """Seconds since the epoch: now, or those that are given, unless SOURCE_DATE_EPOCH replaces the clock so that the
+    same run writes the same bytes (https://reproducible-builds.org/specs/source-date-epoch/). :class:`UsageError` where
+    that is malformed."""
+    told = os.environ.get("SOURCE_DATE_EPOCH")
+    if told is None:
+        return time.time() if seconds is None else seconds
+    if not re.fullmatch(r"[0-9]{1,11}", told):
+        raise UsageError(
+            f"the environment variable SOURCE_DATE_EPOCH is {told!r}: it must be a whole number of seconds since 1970, "
+            f"such as 1735689600; set it so, or unset it"
+        )
+    return float(told)
+
+
 def timestamp(seconds: float) -> str:
     """UTC to the second, of seconds since the epoch."""
     return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -134,7 +150,7 @@ def _resolve(git: Path, content: str, depth: int = 5) -> str | None:
 
 def for_people(hardware: Mapping[str, Any]) -> dict[str, Any]:
     """What is kept beside a recorded measurement."""
-    kept: dict[str, Any] = {"date": timestamp(time.time()), "packages": packages()}
+    kept: dict[str, Any] = {"date": timestamp(clock()), "packages": packages()}
     if (sha := commit()) is not None:
         kept["commit"] = sha
     if "driver" in hardware:

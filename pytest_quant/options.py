@@ -53,6 +53,7 @@ class Options:
     accept: tuple[str, ...]
     tasks: Path | None
     json: Path | None
+    resume: bool
     plan: bool
     plan_device: str | None
 
@@ -63,6 +64,7 @@ def read(config: pytest.Config) -> Options:
     in_ci = bool(os.environ.get("CI"))
     if told.flag("quant-device") is not None and not told.flag("quant-plan"):
         raise pytest.UsageError("--quant-device goes with --quant-plan: nothing is measured under a pretended device")
+    _check_clock()
     selected = told.names(told.only_command_line("quant-formats"))
     update = told.flag("quant-baseline-update")
     return Options(
@@ -96,9 +98,19 @@ def read(config: pytest.Config) -> Options:
         accept=told.conditions("quant-accept"),
         tasks=told.path("quant-tasks"),
         json=told.path("quant-json"),
+        resume=told.flag("quant-resume"),
         plan=told.flag("quant-plan"),
         plan_device=told.flag("quant-device"),
     )
+
+
+def _check_clock() -> None:
+    from pytest_quant import environment
+
+    try:
+        environment.clock()
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def local_folder(rootpath: Path, name: str | None) -> str | None:

@@ -10,7 +10,7 @@ import pytest
 from pytest_quant import declarations, fixtures, hooks
 from pytest_quant.errors import QuantError, UsageError
 from pytest_quant.fixtures import RUN
-from pytest_quant.run import CARRIED, GateFailure, Run, is_left_out, order
+from pytest_quant.run import CARRIED, JOURNAL, GateFailure, Run, is_left_out, order
 
 OWN_FORMATS = pytest.StashKey[list[str]]()
 """Names of the formats that this run's test suite brought."""
@@ -39,6 +39,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    if RUN in config.stash:
+        config.stash[RUN].close()
     if names := config.stash.get(OWN_FORMATS, None):
         from pytest_quant.formats import registry
 
@@ -108,6 +110,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_deselected(items: list[pytest.Item]) -> None:
     for item in items:
         item.config.stash[RUN].known_tests.add(item.nodeid)
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    run = config.stash[RUN]
+    if not run.used or config.getoption("collectonly") or config.getoption("quant_plan"):
+        return []
+    return [f"quantization: {line}" for line in run.keeper.lines()]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """pytest-xdist: all workers keep their measurements in one place."""
+    run = node.config.stash[RUN]
+    node.workerinput[JOURNAL] = run.told_to_workers()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -183,7 +199,10 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     only_looking = session.config.getoption("collectonly") or session.config.getoption("quant_plan")
     if hasattr(session.config, "workerinput") or not run.used or only_looking:
         return
-    run.finish(complete=exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED))
+    run.finish(
+        complete=exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED),
+        stopped=bool(session.shouldfail or session.shouldstop),  # by -x, which leaves the status of a whole run
+    )
     if run.troubles and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -17,6 +17,8 @@ from pytest_quant.errors import NotFinite, NotMeasured, QuantError, Unsupported,
 if TYPE_CHECKING:
     from pytest_quant.gates.gate import Gate
     from pytest_quant.gates.measurement import Measurement
+    from pytest_quant.journal.keeper import Keeper
+    from pytest_quant.journal.recall import Recall
     from pytest_quant.ledger import Ledger
     from pytest_quant.options import Options
     from pytest_quant.session import Session
@@ -27,6 +29,8 @@ TARGET = pytest.StashKey["Target | None"]()
 OUTCOMES = pytest.StashKey["list[Outcome]"]()
 CARRIED = "quant"
 """The attribute of a test's report that takes its outcomes to the process that keeps the ledger."""
+JOURNAL = "quant_journal"
+"""Of what a worker is told, where the run keeps its measurements."""
 ASKED = pytest.StashKey["list[tuple[str, Gate]]"]()
 
 
@@ -53,9 +57,10 @@ class Run:
 
     @cached_property
     def ledger(self) -> Ledger:
+        from pytest_quant.environment import clock
         from pytest_quant.ledger import Ledger
 
-        return Ledger(started=self._started)
+        return Ledger(started=clock(self._started))
 
     @cached_property
     def options(self) -> Options:
@@ -97,6 +102,32 @@ class Run:
         )
         return Session(settings, for_config(self.config))
 
+    @cached_property
+    def keeper(self) -> Keeper:
+        """Keeps finished measurements on the disk, and knows those of interrupted runs."""
+        from pytest_quant.journal.keeper import Keeper
+
+        arguments = [str(word) for word in self.config.invocation_params.args if str(word) != "--quant-resume"]
+        told = getattr(self.config, "workerinput", {}).get(JOURNAL, {"run": self.name, "resumed": None})
+        return Keeper(self.options, arguments, told["run"], told["resumed"])
+
+    @cached_property
+    def name(self) -> str:
+        from pytest_quant.journal.folders import new_name
+
+        return new_name()
+
+    def told_to_workers(self) -> dict[str, Any]:
+        """What each worker needs to know to share this run's journal; plain data."""
+        resumed = self.keeper.resumption.resumed if self.used and self.options.resume else ()
+        return {"run": self.name, "resumed": [str(folder) for folder in resumed]}
+
+    @cached_property
+    def recall(self) -> Recall:
+        from pytest_quant.journal.recall import Recall
+
+        return Recall(self.session, self.keeper.journal)
+
     def target(self, item: pytest.Item) -> Target | None:
         """What a test asks for; None if it has nothing to do with quantization. Raises :class:`UsageError`."""
         if TARGET not in item.stash:
@@ -121,6 +152,8 @@ class Run:
             _ = self.options  # under xdist, the first that this process hears of a quantization test
         if not self.used:
             return
+        if carried is not None:
+            self.keeper.hear(carried["journal"])
         if report.when == "teardown" and report.failed:
             self.ledger.note_failure(report.nodeid)
         if carried is None or str(report.outcome) == "rerun":  # which is what pytest-rerunfailures makes it
@@ -210,7 +243,7 @@ class Run:
         return Judge(test, gate, self.session.device, self.policy)
 
     def _measure(self, target: Target, name: str, gate: Gate, judge: Judge) -> Measurement:
-        return self.session.measure(target.spec, name, gate, enough=judge.enough, questions=judge.questions)
+        return self.recall.measure(target.spec, name, gate, judge)
 
     def _judge_one(self, test: str, target: Target, name: str, gate: Gate) -> tuple[Outcome, Judge]:
         judge = self._judge(test, gate)
@@ -229,7 +262,7 @@ class Run:
     def _explained(self, target: Target, name: str, gate: Gate, outcome: Outcome, judge: Judge) -> Outcome:
         """The outcome with what is behind it: windows, layers, what to do next."""
         before = None if outcome.record["verdict"] == "failed" else judge.before
-        found = self.session.explain(target.spec, name, gate, before=before)
+        found = self.recall.explain(target.spec, name, gate, judge, before=before)
         return outcome if found is None else replace(outcome, record={**outcome.record, "explanation": found})
 
     def _not_measured(self, test: str, target: Target, name: str, gate: Gate, error: QuantError) -> Outcome:
@@ -278,16 +311,26 @@ class Run:
             "outcomes": outcomes,
             "hardware": describe_hardware(self.session.device),
             "formats": list(target.formats) if target else [],
+            "journal": self.keeper.journal.news(),
         }
         plain: dict[str, Any] = json.loads(json.dumps(carried, default=_plain))
         return plain
 
-    def finish(self, *, complete: bool) -> None:
-        """Write what may be written, then say what keeps the run from being green."""
+    def finish(self, *, complete: bool, stopped: bool = False) -> None:
+        """Write what may be written, then say what keeps the run from being green. What was measured is kept where the
+        run was ``stopped`` early, is not ``complete``, or could not write it."""
         from pytest_quant.closing import close
 
         whole = set() if any("::" in argument for argument in self.config.args) else self.known_tests
-        self.messages, self.troubles = close(self.ledger, self.options, self.known_tests, whole, complete=complete)
+        self.messages, self.troubles, written = close(
+            self.ledger, self.options, self.known_tests, whole, complete=complete
+        )
+        self.messages += self.keeper.finish(ended=complete and written and not stopped)
+
+    def close(self) -> None:
+        """Let go of what other processes wait for."""
+        if "keeper" in self.__dict__:
+            self.keeper.close()
 
 
 def is_left_out(target: Target | None, selected: Collection[str]) -> bool:

@@ -248,6 +248,10 @@ class Session:
             self._scans = {key: scan for key, scan in self._scans.items() if key[0] != spec}
         return [name for _, name in changed]
 
+    def is_changed(self, spec: ModelSpec) -> bool:
+        """Whether somebody changed one of the spec's models that are held."""
+        return "models" in self.__dict__ and any(of == spec for of, _ in self.models.changed())
+
     def require_unchanged(self, spec: ModelSpec) -> None:
         """:class:`NotMeasured` where a test changed a model that is to be scored: its word would be kept for others."""
         if changed := [name for of, name in self.models.changed() if of == spec]:
