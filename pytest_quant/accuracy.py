@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from pytest_quant.distribution.turns import first_word, turn
 from pytest_quant.engines.memory import give_back, is_out_of_memory
 from pytest_quant.engines.source import ModelSource
 from pytest_quant.environment import stack
@@ -126,11 +127,24 @@ class Accuracy:
         return 1 if at_once == 1 else language_model.BLOCK
 
     def learn(self, spec: ModelSpec, format_name: str, question: _Question, items: Sequence[Item]) -> None:
-        """Have the reference answer those of the first items that it has not answered yet, in their blocks.
+        """Have the reference answer those of the first items that it has not answered yet, in their blocks; of several
+        workers one at a time, so that no item is answered twice in a run.
 
         Where it has to be loaded for that in the place of the format, it answers more of them than are asked for, each
         time four times as many: a task of 14,000 items then takes four loads at most, and one that is decided by a few
         hundred is not answered to its end. What it said serves every format."""
+        known, together = question.known, self._settings.together
+        if all(item in known for item in items):
+            return
+        with turn(together, f"answers-{known.file.stem}"):
+            if together is not None:
+                known.reread()
+            try:
+                self._learn(spec, format_name, question, items)
+            finally:
+                known.save()
+
+    def _learn(self, spec: ModelSpec, format_name: str, question: _Question, items: Sequence[Item]) -> None:
         known, order = question.known, question.population.order
         if all(item in known for item in items):
             return
@@ -161,7 +175,12 @@ class Accuracy:
             )
             folder = self._settings.cache_dir / "runs" / stack(self._device) / "tasks"
             prompts = [str(each[0].args[0]) for each in of.requests.values()]
-            self._questions[spec, asked] = _Question(of, Answers(folder, key, of), prompts)
+            together, name = self._settings.together, f"answers-{key.digest}"
+            with turn(together, name):
+                known = Answers(folder, key, of)
+                if first_word(together, name, len(known.stored)) == 0:
+                    known.stored = frozenset()  # another worker of this run wrote them
+            self._questions[spec, asked] = _Question(of, known, prompts)
         return self._questions[spec, asked]
 
     def _population(self, source: ModelSource, asked: Asked) -> Population:

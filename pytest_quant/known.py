@@ -36,14 +36,17 @@ class KnownReference:
         self._from_store: StoredWindows | None = None if best is None else best.windows
         self._learned: list[WindowReference] = []
         self._saved = 0
+        self.before: int | None = None
+        """How many windows the stores held before this run, where another worker may have added to them; None: all."""
 
     def __len__(self) -> int:
         return len(self._from_store or ()) + len(self._learned)
 
     @property
     def stored(self) -> int:
-        """How many of the windows came from a store."""
-        return len(self._from_store or ())
+        """How many of the windows an earlier run had stored."""
+        held = len(self._from_store or ())
+        return held if self.before is None else min(self.before, held)
 
     @property
     def highest_token(self) -> int:
@@ -62,6 +65,19 @@ class KnownReference:
     def learn(self, start: int, windows: Sequence[WindowReference]) -> None:
         """Add windows that were scored from ``start``; those that are known stay as they are."""
         self._learned.extend(windows[max(len(self) - start, 0) :])
+
+    def reread(self) -> None:
+        """Add what others have stored meanwhile, beyond what is known."""
+        found = None if self.on_purpose else self._read(self._own, on_purpose=False)
+        if found is None or found.top_k != self.top_k or len(found.windows) <= len(self):
+            return
+        self._learned.extend(found.windows[len(self) :])
+        self._saved = len(self._learned)
+
+    @property
+    def digest(self) -> str:
+        """A name that two references share only where they are the same."""
+        return self._key.digest
 
     @property
     def mean(self) -> float | None:
@@ -97,7 +113,7 @@ class KnownReference:
         return all(bool(np.isfinite(window.nll).all()) for window in self._learned)
 
     def _window(self, position: int) -> WindowReference:
-        stored = self.stored
+        stored = len(self._from_store or ())
         return (
             self._from_store[position] if self._from_store and position < stored else self._learned[position - stored]
         )

@@ -6,7 +6,7 @@ One process keeps it: workers send their outcomes as plain data with their test 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,16 @@ class Ledger:
     def note_failure(self, test: str) -> None:
         """The test failed after its gates, in its teardown say."""
         self.passed.discard(test)
+
+    def arrange(self, tests: Sequence[str]) -> None:
+        """Put what was found into the order of the tests, whichever worker was first; others stay behind them."""
+        places = {test: place for place, test in enumerate(tests)}
+
+        def place(test: str) -> int:
+            return places.get(test, len(places))
+
+        self.outcomes = {test: self.outcomes[test] for test in sorted(self.outcomes, key=place)}
+        self.skipped = {test: self.skipped[test] for test in sorted(self.skipped, key=place)}
 
     def settle(self) -> None:
         """Keep out what must not be recorded: values of tests that did not pass, and values that broke a limit in one

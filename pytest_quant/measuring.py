@@ -59,7 +59,7 @@ class Measuring:
         with self._saving(spec):
             while True:
                 while len(pair.scores) < look:
-                    quality.extend(spec, asked.format, pair)
+                    quality.extend(spec, asked.format, pair, look)
                     scored = f"{len(pair.scores)}/{total} windows"
                     self._progress.show(f"{asked.format}: scoring {spec.source.short} {scored}{shown}")
                 if len(pair.scores) < total and early:

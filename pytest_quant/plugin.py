@@ -107,6 +107,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         run.expect(run.target(item) for item in items)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    from pytest_quant.distribution.controller import Controller
+
+    config.pluginmanager.register(Controller(config.stash[RUN]), "quant-controller")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Before the worker says that it has collected."""
+    if hasattr(session.config, "workerinput"):
+        session.config.stash[RUN].tell(session.items)
+
+
 def pytest_deselected(items: list[pytest.Item]) -> None:
     for item in items:
         item.config.stash[RUN].known_tests.add(item.nodeid)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from pytest_quant.corpora.windows import Windows
+from pytest_quant.distribution.turns import first_word, turn
 from pytest_quant.engines.memory import drop_frames, give_back, is_out_of_memory
 from pytest_quant.engines.source import ModelSource
 from pytest_quant.environment import describe_hardware, for_people, stack
@@ -117,23 +118,24 @@ class Quality:
             reference_mean=self.known(spec).mean,
         )
 
-    def extend(self, spec: ModelSpec, format_name: str, pair: Pair) -> None:
-        """Score the next batch of windows; where memory does not suffice for several at once, in smaller batches.
+    def extend(self, spec: ModelSpec, format_name: str, pair: Pair, goal: int = 0) -> None:
+        """Score the next batch of windows; where memory does not suffice for several at once, in smaller batches. With
+        several workers, whoever finds that the reference is not known so far has it score all up to ``goal``.
 
         Where there is no room for the reference beside the format, they take turns: the reference scores all windows of
         the population at once, whatever this gate needs, so that it is loaded once for all gates and formats.
         """
         try:
-            return self._in_memory(lambda: self._extend(spec, format_name, pair))
+            return self._in_memory(lambda: self._extend(spec, format_name, pair, goal))
         except Exception as error:
             if isinstance(error, QuantError) or not is_out_of_memory(error) or pair.beside:
                 raise
             drop_frames(error)
             if not self._turns.part(spec, format_name):
                 raise
-        self._in_memory(lambda: self._extend(spec, format_name, pair))
+        self._in_memory(lambda: self._extend(spec, format_name, pair, goal))
 
-    def _extend(self, spec: ModelSpec, format_name: str, pair: Pair) -> None:
+    def _extend(self, spec: ModelSpec, format_name: str, pair: Pair, goal: int) -> None:
         windows, known = self._population.windows(spec.source), self.known(spec)
         model = self._turns.beside(spec, format_name) if pair.beside else self._turns.format(spec, format_name)
         start = len(pair.scores)
@@ -148,10 +150,23 @@ class Quality:
             known.learn(start, [reference for _, reference in found])
             return
         batch = pairing.next_batch(windows, start, size)
-        while len(known) < start + len(batch):
-            self._learn(spec, known, format_name)
+        self._know(spec, known, start + len(batch), goal, format_name)
         model = self._turns.format(spec, format_name)  # anew, where it gave way to the reference
         pair.scores += pairing.score_against(model.loaded, batch, known.windows(start, len(batch)))
+
+    def _know(self, spec: ModelSpec, known: KnownReference, needed: int, goal: int, format_name: str) -> None:
+        """Have the reference score what is ``needed`` and not known. Workers do it one at a time, up to ``goal`` and
+        stored for the others, so that no window is scored twice in a run."""
+        together = self._settings.together
+        if len(known) >= needed:
+            return
+        with turn(together, f"reference-{known.digest}"):
+            if together is not None:
+                known.reread()
+            while len(known) < (needed if together is None else max(needed, goal)):
+                self._learn(spec, known, format_name)
+            if together is not None:
+                self.save(spec)
 
     def build_reference(self, spec: ModelSpec) -> Path:
         """Have the reference score every window, whatever is stored, and store that on purpose."""
@@ -211,7 +226,13 @@ class Quality:
     def _known_to(self, spec: ModelSpec, *, read: bool) -> KnownReference:
         windows, cache = self._population.windows(spec.source), self._settings.cache_dir
         key = ReferenceKey(self._fingerprint(spec.source), spec.reference, spec.engine, windows.identity)
-        return KnownReference(Store(cache), Store(cache / "runs" / stack(self._device)), key, windows, read=read)
+        kept, own = Store(cache), Store(cache / "runs" / stack(self._device))
+        together, name = self._settings.together, f"reference-{key.digest}"
+        with turn(together, name):
+            known = KnownReference(kept, own, key, windows, read=read)
+            if read and together is not None:
+                known.before = first_word(together, name, known.stored)
+        return known
 
     def _in_memory(self, work: Callable[[], None]) -> None:
         """Do it; where memory does not suffice, again with half as many windows at once."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -50,6 +51,8 @@ class Run:
         self.config = config
         self._started = time.time()
         self.known_tests: set[str] = set()
+        self.arranged: list[str] = []
+        """The tests in the order in which they were collected, where several workers run them."""
         self.messages: list[str] = []
         """Good news for the summary: what was written."""
         self.troubles: list[str] = []
@@ -82,6 +85,7 @@ class Run:
         from pytest_quant.settings import Settings
 
         told = self.options
+        together, lane = self._workers
         settings = Settings(
             corpus=told.corpus,
             protocol=told.protocol,
@@ -99,6 +103,8 @@ class Run:
             accept=told.accept,
             tasks=told.tasks,
             workers=getattr(self.config, "workerinput", {}).get("workercount", 0),
+            lane=lane,
+            together=together,
         )
         return Session(settings, for_config(self.config))
 
@@ -127,6 +133,20 @@ class Run:
         from pytest_quant.journal.recall import Recall
 
         return Recall(self.session, self.keeper.journal)
+
+    @property
+    def _workers(self) -> tuple[Path | None, int | None]:
+        """In a worker of xdist, the folder that all of them share, and this one's lane."""
+        given = getattr(self.config, "workerinput", {}).get("quant_workers")
+        return (None, None) if given is None else (Path(given["folder"]), given["lane"])
+
+    def tell(self, items: Sequence[pytest.Item]) -> None:
+        """In a worker, say what was collected to the process that shares the tests out."""
+        folder, _ = self._workers
+        if folder is not None and self.used and not self.config.getoption("collectonly"):
+            from pytest_quant.distribution.telling import tell
+
+            tell(self, items, folder, self.config.workerinput["workerid"])  # type: ignore[attr-defined]
 
     def target(self, item: pytest.Item) -> Target | None:
         """What a test asks for; None if it has nothing to do with quantization. Raises :class:`UsageError`."""
@@ -275,13 +295,29 @@ class Run:
 
     def refuse(self, item: pytest.Item, error: QuantError) -> None:
         """The model could not be had, so none of the test's gates has a number: say so for each."""
+        item.stash[OUTCOMES] = self._refused(item, error)
+
+    def _refused(self, item: pytest.Item, error: QuantError) -> list[Outcome]:
         target = self.target(item)
-        if target is not None:
-            item.stash[OUTCOMES] = [
-                self._not_measured(item.nodeid, target, name, gate, error)
-                for name in target.formats
-                for gate in target.gates
-            ]
+        if target is None:
+            return []
+        return [
+            self._not_measured(item.nodeid, target, name, gate, error)
+            for name in target.formats
+            for gate in target.gates
+        ]
+
+    def lost(self, item: pytest.Item) -> list[dict[str, Any]]:
+        """What the ledger says of a test whose worker died, as plain data; its reason is only known then."""
+        found: list[dict[str, Any]] = _plainly([_carried(each) for each in self._refused(item, NotMeasured(""))])
+        return found
+
+    def hardware(self) -> dict[str, Any]:
+        """The device as plain data."""
+        from pytest_quant.environment import describe_hardware
+
+        found: dict[str, Any] = _plainly(describe_hardware(self.session.device))
+        return found
 
     def release(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
         """Give back the models that the test changed, and those that the next quantization test does not need."""
@@ -300,20 +336,14 @@ class Run:
 
     def payload(self, item: pytest.Item) -> dict[str, Any]:
         """What a test's report carries to the process that keeps the ledger: plain data only."""
-        from pytest_quant.environment import describe_hardware
-
         target = item.stash.get(TARGET, None)
-        outcomes = [
-            {"record": o.record, "entry": o.entry, "question": o.question, "breaks": o.breaks}
-            for o in item.stash.get(OUTCOMES, [])
-        ]
         carried = {
-            "outcomes": outcomes,
-            "hardware": describe_hardware(self.session.device),
+            "outcomes": [_carried(outcome) for outcome in item.stash.get(OUTCOMES, [])],
+            "hardware": self.hardware(),
             "formats": list(target.formats) if target else [],
             "journal": self.keeper.journal.news(),
         }
-        plain: dict[str, Any] = json.loads(json.dumps(carried, default=_plain))
+        plain: dict[str, Any] = _plainly(carried)
         return plain
 
     def finish(self, *, complete: bool, stopped: bool = False) -> None:
@@ -321,6 +351,7 @@ class Run:
         run was ``stopped`` early, is not ``complete``, or could not write it."""
         from pytest_quant.closing import close
 
+        self.ledger.arrange(self.arranged)
         whole = set() if any("::" in argument for argument in self.config.args) else self.known_tests
         self.messages, self.troubles, written = close(
             self.ledger, self.options, self.known_tests, whole, complete=complete
@@ -339,21 +370,31 @@ def is_left_out(target: Target | None, selected: Collection[str]) -> bool:
 
 
 def order(items: Sequence[pytest.Item], wanted: Sequence[Target | None]) -> list[pytest.Item]:
-    """The items with the quantization tests, among their own places, brought together by model and format."""
+    """The items with the quantization tests, among their own places, brought together by model and format; what is
+    timed stands behind the rest of its own, as where workers share the tests."""
     first: dict[Any, int] = {}
     places = [place for place, target in enumerate(wanted) if target is not None]
 
-    def rank(place: int) -> tuple[int, int]:
+    def rank(place: int) -> tuple[int, int, bool]:
         target = wanted[place]
         assert target is not None
         model = first.setdefault(target.spec, len(first))
-        return model, first.setdefault((target.spec, target.formats), len(first))
+        timed = any(gate.is_timed for gate in target.gates)
+        return model, first.setdefault((target.spec, target.formats), len(first)), timed
 
     ranks = {place: rank(place) for place in places}
     ordered = list(items)
     for place, origin in zip(places, sorted(places, key=ranks.__getitem__), strict=True):
         ordered[place] = items[origin]
     return ordered
+
+
+def _carried(outcome: Outcome) -> dict[str, Any]:
+    return {name: getattr(outcome, name) for name in ("record", "entry", "question", "breaks")}
+
+
+def _plainly(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=_plain))
 
 
 def _plain(value: Any) -> Any:

@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_quant import room
+from pytest_quant.distribution.turns import turn
 from pytest_quant.engines.memory import drop_frames, first_line, give_back, origin_out_of_memory, recover
 from pytest_quant.errors import NotMeasured, QuantError
 from pytest_quant.formats import registry
@@ -68,7 +69,12 @@ class Session:
     def device(self) -> Device:
         from pytest_quant.hardware import detect
 
-        return detect()
+        found = detect()
+        if self.settings.lane is not None and found.count > 1:
+            from pytest_quant.distribution import devices
+
+            devices.assign(found.kind, self.settings.lane, devices.entries(found))
+        return found
 
     @cached_property
     def measured_device(self) -> Device:
@@ -304,5 +310,6 @@ class Session:
 
         if source not in self._fingerprints:
             self.progress.show(f"hashing {source.short}")
-            self._fingerprints[source] = fingerprint(source, self.settings.cache_dir)
+            with turn(self.settings.together, "fingerprint"):
+                self._fingerprints[source] = fingerprint(source, self.settings.cache_dir)
         return self._fingerprints[source]

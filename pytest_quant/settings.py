@@ -40,6 +40,10 @@ class Settings:
     """Conditions that are usual here, and do not keep a measurement from becoming a baseline."""
     workers: int = 0
     """pytest workers that share the machine, this one included."""
+    lane: int | None = None
+    """Of several workers, which device is this one's."""
+    together: Path | None = None
+    """A folder that the workers of one run share. The file ``alone`` is in it once all others have ended."""
     checkpoints: tuple[tuple[str, str], ...] = ()
     """Format and place of each checkpoint that was made beforehand; a marker may name others."""
     quantize: bool = False
@@ -48,3 +52,9 @@ class Settings:
     """Folder of lm-eval tasks of one's own."""
     calibration: Calibration | None = None
     """None: whatever a checkpoint in the cache was calibrated on; :class:`Calibration`'s defaults where one is made."""
+
+    @property
+    def company(self) -> int:
+        """How many workers share the machine at this moment, this one included."""
+        alone = self.together is not None and (self.together / "alone").exists()
+        return 1 if alone else self.workers

@@ -149,7 +149,7 @@ class Speed:
         """Note what makes the number untrue while rounds are played. What the user calls usual is not noted."""
         from pytest_quant.hardware.conditions import Watch
 
-        watch = Watch(self._device, workers=self._settings.workers)
+        watch = Watch(self._device, workers=self._settings.company)
         self._look = watch.look
         watch.start()
         try:

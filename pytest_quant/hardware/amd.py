@@ -62,22 +62,39 @@ def find(
     HIP reports under that name is the gfx version, not NVIDIA's scale. Memory is that of one device. Raises nothing.
     """
     environ = os.environ if environ is None else environ
-    nodes = sysfs.folders(root / "sys/class/kfd/kfd/topology/nodes", r"\d+")
-    gpus = [gpu for gpu in (_gpu(root, node) for node in nodes) if gpu is not None]
+    gpus = _all(root)
     if not gpus:
         return None, ()
     if not usable(root / "dev/kfd"):
         return None, (f"There is an AMD GPU ({gpus[0].name}), but /dev/kfd may not be opened (groups render, video).",)
-    mask = environ.get("HIP_VISIBLE_DEVICES", environ.get("CUDA_VISIBLE_DEVICES"))
-    places = select(environ.get("ROCR_VISIBLE_DEVICES"), [gpu.uuid for gpu in gpus])
-    left = [gpus[at] for at, _ in places]
-    visible = [left[at] for at, _ in select(mask, [gpu.uuid for gpu in left])]
+    visible = [gpu for _, gpu in _visible(gpus, environ)]
     if not visible:
         return None, (f"ROCR_VISIBLE_DEVICES or HIP_VISIBLE_DEVICES hides all {len(gpus)} AMD GPUs that are here.",)
     left_out = sorted({gpu.name for gpu in visible if gpu.gfx not in ARCHITECTURES})
     notes = tuple(f"The AMD GPU {name} is left out: PyTorch is not built for its architecture." for name in left_out)
     supported = [gpu for gpu in visible if gpu.gfx in ARCHITECTURES]
     return (_device(root, supported) if supported else None), notes
+
+
+def entries(environ: Mapping[str, str] | None = None, root: Path = sysfs.ROOT) -> tuple[str, ...]:
+    """For each GPU that :func:`find` counts, what ``HIP_VISIBLE_DEVICES`` must be for HIP to show it alone."""
+    visible = _visible(_all(root), os.environ if environ is None else environ)
+    supported = [(name, gpu) for name, gpu in visible if gpu.gfx in ARCHITECTURES]
+    return tuple(name for name, gpu in supported if gpu.name == supported[0][1].name)
+
+
+def _all(root: Path) -> list[_Gpu]:
+    nodes = sysfs.folders(root / "sys/class/kfd/kfd/topology/nodes", r"\d+")
+    return [gpu for gpu in (_gpu(root, node) for node in nodes) if gpu is not None]
+
+
+def _visible(gpus: list[_Gpu], environ: Mapping[str, str]) -> list[tuple[str, _Gpu]]:
+    """The GPUs that HIP would show, each with its name among those that ROCm's own variable leaves."""
+    mask = environ.get("HIP_VISIBLE_DEVICES", environ.get("CUDA_VISIBLE_DEVICES"))
+    left = [gpus[at] for at, _ in select(environ.get("ROCR_VISIBLE_DEVICES"), [gpu.uuid for gpu in gpus])]
+    places = select(mask, [gpu.uuid for gpu in left])
+    named = [str(at) for at, _ in places] if mask is None else [entry.strip() for entry in mask.split(",")]
+    return [(name, left[at]) for name, (at, _) in zip(named, places, strict=False)]
 
 
 def _device(root: Path, visible: list[_Gpu]) -> Device:

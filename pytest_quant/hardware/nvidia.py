@@ -109,6 +109,32 @@ def _visible(nvml: Any, environ: Mapping[str, str]) -> tuple[list[_Gpu], list[Pl
     return gpus, places, notes
 
 
+def entries(load: Callable[[], Any] = load, environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """For each GPU that :func:`find` counts, what ``CUDA_VISIBLE_DEVICES`` must be for CUDA to show it alone: as the
+    variable names it now, else its index, or its UUID where NVML and CUDA may count in different orders. Empty where
+    NVML cannot be asked, and where GPUs are partitioned (MIG)."""
+    environ = os.environ if environ is None else environ
+    try:
+        nvml = load()
+        nvml.nvmlInit()
+    except Exception:
+        return ()
+    try:
+        gpus, places, _ = _visible(nvml, environ)
+    except nvml.NVMLError:
+        return ()
+    finally:
+        nvml.nvmlShutdown()
+    if not places or any(part is not None for _, part in places):
+        return ()
+    mask, order = environ.get("CUDA_VISIBLE_DEVICES"), environ.get("CUDA_DEVICE_ORDER")
+    named = [str(at) for at, _ in places] if mask is None else [entry.strip() for entry in mask.split(",")]
+    if _by_index(mask) and _unordered(gpus, order):
+        named = [gpus[at].uuid for at, _ in places]
+    first = gpus[places[0][0]].name
+    return tuple(name for name, (at, _) in zip(named, places, strict=False) if gpus[at].name == first)
+
+
 @dataclass(frozen=True)
 class Handles:
     """NVML's handles of the GPU that ``cuda:0`` is: of the board, and of the slice where it is partitioned (MIG)."""

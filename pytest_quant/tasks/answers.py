@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -57,8 +58,8 @@ class Answers:
                 stacklevel=2,
             )
         self.stored = frozenset(self._replies)
-        """The items of which the reply came from the disk."""
-        self._saved = len(self.stored)
+        """The items that an earlier run's reference answered."""
+        self._saved = len(self._replies)
 
     def __contains__(self, item: object) -> bool:
         return item in self._replies
@@ -72,6 +73,11 @@ class Answers:
     def learn(self, replies: Mapping[Item, Reply]) -> None:
         """Add what was not known."""
         self._replies = {**replies, **self._replies}
+
+    def reread(self) -> None:
+        """Add what others have stored meanwhile."""
+        with contextlib.suppress(ValueError):
+            self.learn({item: reply for item, reply in self._read().items() if item not in self._replies})
 
     def save(self) -> None:
         """Write what was learned, beside what others wrote in the meantime; where that cannot be, a

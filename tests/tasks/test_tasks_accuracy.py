@@ -8,9 +8,9 @@ import pickle
 import warnings
 
 import pytest
-from together import Together
 import yaml
 from task_files import continuations, write_task
+from together import Together
 
 from pytest_quant.engines.source import ModelSource
 from pytest_quant.errors import NotFinite, NotMeasured, ProofFailed, QuantError, StoreWarning, Unsupported, UsageError

@@ -1,0 +1,141 @@
+"""The process that starts pytest-xdist's workers: gives each its lane, chooses the scheduler, enters the dead."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_quant.distribution import devices, telling
+from pytest_quant.distribution.groups import plan
+from pytest_quant.run import CARRIED
+
+if TYPE_CHECKING:
+    from pytest_quant.distribution.by_model import ByModel
+    from pytest_quant.run import Run
+
+ALONE = "alone"
+"""The file of the folder that is there once the other workers have ended."""
+_SECONDS_TO_END = 10.0
+
+
+class Controller:
+    """Hooks of xdist; registered when its workers are to be set up, so that a run without any knows nothing of it."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._folder = Path(tempfile.gettempdir()) / f"pytest-quant-{os.urandom(16).hex()}"
+        """Made by the first worker that has something to tell."""
+        self._lanes: dict[Any, int] = {}
+        self._died: set[Any] = set()
+        self._ended: list[Any] = []
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """A worker gets the lowest free lane. One on another machine does not share this one's folder."""
+        lane = next(number for number in range(len(self._lanes) + 1) if number not in self._lanes.values())
+        self._lanes[node] = lane
+        if node.gateway.spec.popen:
+            node.workerinput[telling.WORKERS] = {"folder": str(self._folder), "lane": lane}
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object | None) -> None:
+        self._lanes.pop(node, None)
+        self._ended.append(node)
+        if error is not None:
+            self._died.add(node)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
+        from pytest_quant.distribution.scheduling import scheduler
+
+        return scheduler(config, log, lambda nodes, ids: self._choose(config, nodes, ids))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
+        if self._told is not None:
+            self._run.known_tests.update(self._told.known)
+            self._run.arranged = self._run.arranged or list(ids)
+
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
+        """Each gate of the test that a worker died in has no number; the other plugins may have it run again."""
+        why = f"the worker died{_how(getattr(report, 'node', None))}"
+        report.longrepr = f"{report.longrepr}: {why}"
+        told = self._told
+        if told is not None and crashitem in told.tests:
+            lost = [{**each, "record": {**each["record"], "reason": why}} for each in told.lost[crashitem]]
+            formats = list(told.formats[crashitem])
+            vars(report)[CARRIED] = {"outcomes": lost, "hardware": dict(told.hardware), "formats": formats}
+
+    def pytest_unconfigure(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def _told(self) -> telling.Told | None:
+        """What the workers told, read once; before they have, nothing is remembered."""
+        return self._read if self._folder.exists() else None
+
+    @cached_property
+    def _read(self) -> telling.Told | None:
+        return telling.heard(self._folder)
+
+    def _choose(self, config: pytest.Config, nodes: Sequence[Any], ids: Sequence[str]) -> ByModel | None:
+        """The scheduler for these tests; None where none of them is a quantization test."""
+        from pytest_quant.distribution.by_model import ByModel
+
+        told = self._told
+        if told is None or not set(told.tests) & set(ids):
+            return None
+        return ByModel(
+            ids,
+            plan(ids, told.tests, by_xdist_group=config.getvalue("dist") == "loadgroup"),
+            nodes,
+            lane=lambda node: self._lanes.get(node, len(self._lanes)),
+            lanes=devices.lanes(told.kind, told.count),
+            died=self._died.__contains__,
+            settle=self._settle,
+            most_at_once=config.getoption("maxschedchunk", None),
+        )
+
+    def _settle(self) -> None:
+        """Have the processes of all workers that have ended be gone, with what they hold of CPU and GPU, then tell the
+        last one that it is alone."""
+        for node in self._ended:
+            node.gateway.exit()
+        for node in self._ended:
+            _ending(node, _SECONDS_TO_END)
+        (self._folder / ALONE).touch()
+
+
+def _ending(node: Any, seconds: float) -> int | None:
+    """The exit code of a worker's process, which is waited for; None where it lives on, or runs elsewhere."""
+    process = getattr(getattr(getattr(node, "gateway", None), "_io", None), "popen", None)
+    if process is None:
+        return None
+    try:
+        code: int = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+    return code
+
+
+def _how(node: Any) -> str:
+    """``" of SIGKILL"`` or ``" with exit code 3"``; nothing where the system does not tell."""
+    code = _ending(node, 1.0)
+    if code is None:
+        return ""
+    if code >= 0:
+        return f" with exit code {code}"
+    try:
+        return f" of {signal.Signals(-code).name}"
+    except ValueError:
+        return f" of signal {-code}"
