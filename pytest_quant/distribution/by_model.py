@@ -93,8 +93,13 @@ class ByModel:
             node.shutdown()
 
     def schedule(self) -> None:
-        for node in sorted(self._pending, key=self._lane):
-            self._top_up(node)
+        nodes = sorted(self._pending, key=self._lane)
+        for node in nodes:  # each one thing first, so that none takes two groups where there is one for each
+            if not self._pending[node]:
+                self._top_up(node, 1)
+        for node in nodes:
+            if len(self._pending[node]) < AHEAD:
+                self._top_up(node)
         self._begin_alone()
 
     def mark_test_complete(self, node: Node, item_index: int, duration: float = 0) -> None:
@@ -131,13 +136,21 @@ class ByModel:
     def _is_home(self, node: Node) -> bool:
         return self._lane(node) == 0
 
-    def _top_up(self, node: Node) -> None:
+    def _top_up(self, node: Node, ahead: int = AHEAD) -> None:
         """Send a worker what it needs in order to go on; where there is nothing for it, have it end."""
         if node.shutting_down or node not in self._ready or (self._held and self._is_home(node)):
             return
         pending = self._pending[node]
-        while len(pending) < AHEAD and (place := self._next_of_models(node)) is not None:
-            self._send(node, [place])
+        while len(pending) < ahead:
+            if pending and not self._rest.get(node) and self._others and self._has_models(node):
+                # what comes next must be known: another test, so that whoever is free first takes the next group
+                self._send(node, list(self._others.popleft()))
+            elif (place := self._next_of_models(node)) is not None:
+                self._send(node, [place])
+            else:
+                break
+        if len(pending) >= ahead == 1:
+            return
         if not self._has_models(node):
             self._fill(node)
         if len(pending) >= AHEAD:

@@ -138,6 +138,17 @@ def test_two_formats_use_two_workers():
     assert run.of("n1") is not run.of("i1")
 
 
+def test_with_a_test_a_format_each_worker_takes_one_and_whoever_is_free_the_next():
+    told = {"n": NF4, "i": INT8, "f": Asked(("fp8",)), "g": Asked(("fp4",))}
+    run = Run(["n", "i", "f", "g", "p", "q"], told, 2)
+    slow, fast = run.workers
+    while run.step(fast):
+        pass
+    assert [run.tests[place] for place in fast.ran] == ["i", "q", "f", "g"], "all but what the other began with"
+    run.finish()
+    assert [run.tests[place] for place in slow.ran] == ["n", "p"]
+
+
 def test_only_as_many_workers_as_devices_hold_models():
     for seed in range(10):
         run = Run(TESTS, {**MIXED, "p3": Asked(("fp8",))}, 4, lanes=2, seed=seed).finish()
