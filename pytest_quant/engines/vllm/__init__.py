@@ -1,0 +1,3 @@
+"""Engine ``vllm``: models that vLLM runs, in a process of its own."""
+
+NAME = "vllm"

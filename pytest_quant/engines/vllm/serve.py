@@ -1,0 +1,75 @@
+"""The process of an engine: ``python -m pytest_quant.engines.vllm.serve FD`` answers calls on an inherited connection.
+
+A call is ``(name, arguments)``, an answer ``("answer", value)`` or ``(kind of error, what it says)``; ``None`` asks it
+to end. One thread reads, so that it is noticed at once when the other side is gone, in the middle of a call too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+from typing import Any
+
+_GRACE = 3.0
+"""Seconds to end by itself when nobody listens any more."""
+
+
+def main() -> None:
+    fd = int(sys.argv[1])
+    os.set_inheritable(fd, False)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    connection = Connection(fd)
+    calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(connection, calls), daemon=True).start()
+    engine: Any = None
+    try:
+        while (call := calls.get()) is not None:
+            name, arguments = call
+            try:
+                if engine is None:
+                    from pytest_quant.engines.vllm.work import Work
+
+                    engine = Work()
+                answer = ("answer", getattr(engine, name)(*arguments))
+            except Exception as error:
+                from pytest_quant.engines.vllm.telling import told
+
+                answer = told(error)
+            connection.send(answer)
+    finally:
+        with contextlib.suppress(Exception):
+            if engine is not None:
+                engine.end()
+        _end_group()
+
+
+def _read(connection: Connection, calls: queue.SimpleQueue[Any]) -> None:
+    """Pass on the calls. When the connection closes there is nobody to serve, and a call that runs is cut short."""
+    with contextlib.suppress(EOFError, OSError):
+        while (call := connection.recv()) is not None:
+            calls.put(call)
+        calls.put(None)
+        with contextlib.suppress(EOFError, OSError):
+            connection.recv()  # nothing more comes: the other side waits for the end, or is gone
+    calls.put(None)
+    time.sleep(_GRACE)
+    _end_group()
+
+
+def _end_group() -> None:
+    """End this process with all that belongs to its group: workers that vLLM started."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
