@@ -7,6 +7,7 @@ gone, however they went. A folder whose lock can be had is that of an interrupte
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -25,6 +26,9 @@ LOCK, HEADER = "lock", "run.json"
 _SCHEMA = 1
 _KEY = re.compile(r"([0-9a-f]{32})\.json")
 _NAME = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
+_GONE = ".gone-"
+"""Begins the name of a folder that is being removed."""
+_TRIES = 20
 _KEPT_SECONDS = 7 * 24 * 3600.0
 """How long an interrupted run is waited for."""
 
@@ -67,17 +71,49 @@ class Hold:
 
 def make(folder: Path, header: Mapping[str, Any]) -> Hold:
     """Make a run's folder, or join it. Raises :class:`OSError` where the system refuses."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    hold = _made(folder)
     try:
-        locks.acquire(descriptor, shared=True)  # where there are no locks, nobody takes the folder for a dead run's
         if not (folder / HEADER).exists():
             content = json.dumps({"schema": _SCHEMA, **header}, indent=1) + "\n"
             atomic.replace(folder / HEADER, content.encode(), prefix="run")
     except BaseException:
-        os.close(descriptor)
+        hold.close()
         raise
-    return Hold(descriptor)
+    return hold
+
+
+def _made(folder: Path) -> Hold:
+    """A folder with its lock, held. Another run may take one that is empty and not locked yet for a dead run's."""
+    for _ in range(_TRIES):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            continue
+        # where there are no locks, nobody takes it for a dead run's
+        if locks.acquire(descriptor, shared=True) is not False and _is_in(folder, descriptor):
+            return Hold(descriptor)
+        os.close(descriptor)
+        time.sleep(0.01)
+    raise OSError(errno.EBUSY, f"it was removed {_TRIES} times")
+
+
+def _is_in(folder: Path, descriptor: int) -> bool:
+    """Whether an open lock is still that of the folder."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), (folder / LOCK).stat())
+    except FileNotFoundError:
+        return False
+
+
+def remove(folder: Path) -> None:
+    """Remove a run's folder: at once it is no run's any more, whatever happens while its files go."""
+    gone = folder.with_name(f"{_GONE}{folder.name}")
+    try:
+        folder.rename(gone)
+    except OSError:
+        gone = folder
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def join(folder: Path) -> Hold | None:
@@ -123,16 +159,20 @@ class Interrupted:
             self.remove()
 
     def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove(self.folder)
 
 
 def interrupted(where: Path, but: str) -> list[Interrupted]:
-    """The interrupted runs of a rootdir, the newest first, ``but`` apart. What is too old, or has no header, is removed
-    by the way."""
+    """The interrupted runs of a rootdir, the newest first, ``but`` apart. What is too old, empty or half removed
+    goes by the way."""
     try:
-        names = sorted((name for name in os.listdir(where) if _NAME.fullmatch(name)), reverse=True)  # noqa: PTH208
+        names = sorted(os.listdir(where), reverse=True)  # noqa: PTH208
     except OSError:
         return []
+    for name in names:
+        if name.startswith(_GONE):
+            shutil.rmtree(where / name, ignore_errors=True)
+    names = [name for name in names if _NAME.fullmatch(name)]
     found = (_interrupted(where / name) for name in names if name != but)
     return [run for run in found if run is not None]
 
@@ -145,25 +185,25 @@ def _interrupted(folder: Path) -> Interrupted | None:
         return None
     descriptor = _locked(folder)
     if descriptor is None:
-        if old and not (folder / LOCK).exists():  # killed before it could lock
-            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # killed before it could lock, it is empty
         return None
     run = Interrupted(folder, _header(folder), Hold(descriptor))
-    if old:
+    if old or not run.keys:
         run.remove()
-    elif run.header and run.keys:
+    elif run.header and locks.acquire(descriptor, shared=True):
         return run
     run.hold.close()
     return None
 
 
 def _locked(folder: Path) -> int | None:
-    """The lock of a folder that no process holds, ours now beside whoever joins; None where it cannot be had."""
+    """The lock of a folder that no process holds, ours alone now; None where it cannot be had."""
     try:
         descriptor = os.open(folder / LOCK, os.O_RDWR)
     except OSError:
         return None
-    if locks.acquire(descriptor) and locks.acquire(descriptor, shared=True):
+    if locks.acquire(descriptor):
         return descriptor
     os.close(descriptor)
     return None

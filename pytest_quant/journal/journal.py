@@ -154,10 +154,13 @@ class Resumption:
         """This run came to its end: of the others only what it has not answered is still of use, and nothing of those
         that it was started to finish."""
         for run in self._found:
+            if run.folder in self._refused:
+                continue  # its commit may be checked out again
             if run.folder in self.resumed and run.header["arguments"] == self._arguments:
                 run.remove()
             elif self._wanted or run.take():
                 run.drop(answered)
+        self.close()
 
     def close(self) -> None:
         """Let go of them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -62,7 +61,7 @@ class Keeper:
             lines.append(f"{counted(len(self._reused))} of an interrupted run reused")
         if ended:
             self.resumption.settle(self._answered)
-            shutil.rmtree(self.journal.folder, ignore_errors=True)
+            folders.remove(self.journal.folder)
         elif kept := folders.keys(self.journal.folder) | self._reused:
             lines.append(f"{counted(len(kept))} kept: --quant-resume goes on with them")
         return lines
