@@ -1,8 +1,10 @@
 # make demo: set up, then gate the real model. make test: set up, then test the plugin itself.
+# make test-vllm: the engine vLLM on a CPU, in an environment of its own, since it pins its own torch and transformers.
 # Both work on a fresh machine with Python 3.10 or newer, and need no network but the package index.
 
 PYTHON ?= python3
 BIN    := .venv/bin
+VLLM   := .venv-vllm/bin
 MODEL  := .models/SmolLM2-135M-Instruct
 export HF_HUB_OFFLINE := 1
 # threads that spin while they wait take the cores from whoever else runs: ten times slower on a shared machine
@@ -10,13 +12,16 @@ export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-vllm lint clean
 
 demo: $(MODEL)
 	$(BIN)/pytest examples --quant-baseline --quant-missing=record
 
 test: $(MODEL)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+
+test-vllm: $(MODEL) .venv-vllm/installed
+	$(VLLM)/pytest tests/vllm
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -32,9 +37,18 @@ lint: .venv/installed
 	$(BIN)/pip install -q --no-deps --no-build-isolation gptqmodel==7.7.0
 	touch $@
 
+# libraries for pictures and sound come linked against CUDA, and importing vllm would fail on them
+.venv-vllm/installed: pyproject.toml constraints.txt requirements-vllm.txt
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM)/pip install -q -c constraints.txt torch
+	$(VLLM)/pip install -q -c constraints.txt -r requirements-vllm.txt
+	$(VLLM)/pip uninstall -q -y torchvision torchaudio torchcodec triton
+	$(VLLM)/pip install -q --no-deps -e .
+	touch $@
+
 $(MODEL): .venv/installed examples/smollm2.py
 	$(BIN)/python examples/smollm2.py $@
 	touch $@
 
 clean:
-	rm -rf .venv .models quant-baselines
+	rm -rf .venv .venv-vllm .models quant-baselines

@@ -13,6 +13,7 @@ from pytest_quant.engines.source import ModelSource
 from pytest_quant.environment import stack
 from pytest_quant.errors import NotFinite, NotMeasured, ProofFailed, QuantError, UsageError
 from pytest_quant.formats import kv_cache
+from pytest_quant.identity import reference_runs_on
 from pytest_quant.metrics.accuracy import ItemScore, task_accuracy
 from pytest_quant.metrics.answer import Answer
 from pytest_quant.tasks import chat, harness, language_model, population, scoring
@@ -170,9 +171,8 @@ class Accuracy:
     def _question(self, spec: ModelSpec, asked: Asked) -> _Question:
         if (spec, asked) not in self._questions:
             of = self._population(spec.source, asked)
-            key = AnswersKey(
-                self._fingerprint(spec.source), spec.reference, spec.engine, harness.installed(), of.identity
-            )
+            runs_on = reference_runs_on(spec, self._device)
+            key = AnswersKey(self._fingerprint(spec.source), spec.reference, runs_on, harness.installed(), of.identity)
             folder = self._settings.cache_dir / "runs" / stack(self._device) / "tasks"
             prompts = [str(each[0].args[0]) for each in of.requests.values()]
             together, name = self._settings.together, f"answers-{key.digest}"

@@ -9,8 +9,8 @@ import pytest
 
 from pytest_quant import markers
 from pytest_quant.ceiling import ceiling
-from pytest_quant.engines.timing import Runner
 from pytest_quant.errors import UsageError
+from pytest_quant.metrics.throughput import Timed
 from pytest_quant.metrics.workload import Workload, prompt
 from pytest_quant.model import ModelHandle
 from pytest_quant.speed import workload
@@ -62,7 +62,7 @@ class Benchmark:
         work.check(model.loaded.max_positions)
         benchmark = self._fixture()
         stream = self._session.population.stream(self._spec.source, model.loaded.vocabulary)
-        run = _Run(Runner(model.loaded, work.cache, compiled=work.compile), work, stream)
+        run = _Run(model.timer(work.cache, compiled=work.compile), work, stream)
         benchmark.pedantic(run, setup=run.prepare, rounds=rounds, warmup_rounds=warmup_rounds, iterations=1)
         taken = None if benchmark.stats is None else float(benchmark.stats.stats.median)
         benchmark.extra_info.update(self._figures(model, work, taken))
@@ -105,7 +105,7 @@ class Benchmark:
 class _Run:
     """What pytest-benchmark calls: ``prepare`` before each round, then itself, which ends when the device is done."""
 
-    def __init__(self, runner: Runner, work: Workload, stream: NDArray[np.int64]) -> None:
+    def __init__(self, runner: Timed, work: Workload, stream: NDArray[np.int64]) -> None:
         self._runner = runner
         self._work = work
         self._prompts = prompt(stream, work.batch_size, work.prompt_tokens)

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from pytest_quant import __version__, baseline_commands, building, doctor, quantize, scan
+from pytest_quant import __version__, baseline_commands, building, doctor, floor, quantize, scan
 from pytest_quant.comparing import command as comparing
 from pytest_quant.errors import QuantError, StoreWarning, UsageError
 from pytest_quant.hardware import Device, detect, matrix, specs
@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     building.add(reference.add(commands))
     quantize.add(commands)
     scan.add(commands)
+    floor.add(commands)
     planning.add(commands, _device)
     comparing.add(commands)
     baseline_commands.add(commands)

@@ -50,8 +50,8 @@ _FIXTURES = frozenset(
 )
 
 MARKERS = {
-    "quant": "(model, formats, reference, engine, revision, trust_remote_code, require_native, checkpoints, quantize): "
-    "model and formats",
+    "quant": "(model, formats, reference, engine, engine_args, reference_engine, revision, trust_remote_code, "
+    "require_native, checkpoints, quantize): model and formats",
     "perplexity_delta": "(max, max_ratio, min_effect): perplexity above the reference's",
     "kl_divergence": "(max, p90, p95, p99, p999, max_bound, min_effect): nats a token from the reference",
     "token_agreement": "(min, min_effect): share of tokens that the reference puts first too",
@@ -77,7 +77,9 @@ OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("quant-model", "MODEL", "the model: a folder or a hub id"),
     ("quant-formats", "A,B", "the formats to test, e.g. int8,nf4; deselects the marked formats that it does not name"),
     ("quant-reference", "FORMAT", "the unquantized format that deltas are taken against (default: fp16)"),
-    ("quant-engine", "ENGINE", "what executes the model (default: transformers)"),
+    ("quant-engine", "ENGINE", "what executes the model: transformers (default) or vllm"),
+    ("quant-engine-args", "JSON", 'what the engine is told besides, such as {"tensor_parallel_size": 2}'),
+    ("quant-reference-engine", "ENGINE", "what executes the reference (default: the engine of the formats)"),
     (
         "quant-corpus",
         "NAME",

@@ -67,8 +67,14 @@ class Difference:
         return model
 
     def _answer(self, spec: ModelSpec, name: str) -> NDArray[np.float32]:
-        """Logits for the first tokens of the corpus."""
+        """Logits for the first tokens of the corpus; NLL where an engine tells no logits."""
+        import numpy as np
+
         model = self._models.either(spec, name)
         if model not in self._answers:
-            self._answers[model] = model.loaded.probe_logits(self._stream(model, spec)[:_TOKENS])
+            tokens = self._stream(model, spec)[:_TOKENS]
+            if spec.in_process:
+                self._answers[model] = model.in_process("logits").probe_logits(tokens)
+            else:
+                self._answers[model] = model.loaded.token_nll(tokens[None]).astype(np.float32)
         return self._answers[model]

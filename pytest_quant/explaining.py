@@ -209,7 +209,8 @@ class Explainer:
     ) -> Layers:
         from pytest_quant.engines import activations
 
-        reference = self._model(spec, spec.reference)
+        ours = handle.in_process("comparing layers")
+        theirs = self._model(spec, spec.reference).in_process("comparing layers")
         place = found.worst[0].place if found.worst else 0
         tokens = excerpts.stretch(windows.drawn[place], losses[place])
         backend = registry.backend(handle.format)
@@ -218,7 +219,7 @@ class Explainer:
             stored = backend.stored(module)
             return stored is not None and stored.num_bits < 16
 
-        compared = activations.compare(reference.loaded, handle.loaded, tokens, is_quantized)
+        compared = activations.compare(theirs, ours, tokens, is_quantized)
         return Layers(
             activations.standing_out(compared),
             windows.drawn[place].index,

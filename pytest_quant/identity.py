@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
+from pytest_quant.engines import vllm
+from pytest_quant.engines.vllm import arguments
+from pytest_quant.engines.vllm.environment import environment, numbers
 from pytest_quant.formats import registry
 from pytest_quant.gates.gate import Gate
 from pytest_quant.spec import ModelSpec
 
+if TYPE_CHECKING:
+    from pytest_quant.hardware import Device
+
 _ELSEWHERE = ("price", "reference_price", "include_path", "prompts")
 """Parameters of which ``detail`` says what they came to: prices that may also come from the run, files by their
 content."""
+
+
+def served(spec: ModelSpec, format_name: str, device: Device) -> dict[str, Any]:
+    """What vLLM was told of a format, as far as it decides answers or speeds; nothing where it does not run it."""
+    if spec.engine_of(format_name) != vllm.NAME:
+        return {}
+    told = arguments.identity(
+        registry.get(format_name),
+        device,
+        spec.arguments(),
+        is_reference=format_name == spec.reference,
+        environment=numbers(environment(os.environ, device.kind)),
+    )
+    return {name: value for name, value in told.items() if name != "name"}
+
+
+def reference_runs_on(spec: ModelSpec, device: Device) -> str:
+    """The reference's engine with what it was told: what is stored of a reference is of both."""
+    told = served(spec, spec.reference, device)
+    engine = spec.engine_of(spec.reference)
+    return f"{engine} {json.dumps(told, sort_keys=True)}" if told else engine
 
 
 def identity(
@@ -22,6 +52,7 @@ def identity(
     fingerprint: str,
     detail: Mapping[str, Any],
     protocol: Mapping[str, Any] | None = None,
+    engine_args: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Engine, format with its parameters, metric with its own and ``detail``, the model's ``fingerprint``, the
     reference unless bytes were counted, the ``protocol`` where windows were scored."""
@@ -43,6 +74,10 @@ def identity(
     }
     if gate.metric != "memory_budget":
         found["reference"] = {"name": spec.reference}
+        if spec.reference_engine is not None:
+            found["reference"]["engine"] = spec.reference_engine
+    if engine_args:
+        found["engine_args"] = dict(engine_args)
     if protocol is not None:
         found["protocol"] = dict(protocol)
     return found

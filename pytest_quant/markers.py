@@ -15,6 +15,7 @@ from pytest_quant.errors import UsageError
 from pytest_quant.gates.gate import LIMITS, Gate
 from pytest_quant.metrics.workload import CACHES, PHASES
 from pytest_quant.schemas import GATES, Quant
+from pytest_quant.spec import packed
 
 _CHOICES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "throughput_ratio": {"phase": PHASES, "cache": (None, *CACHES)},
@@ -65,7 +66,7 @@ def quant(marks: Iterable[pytest.Mark]) -> Quant | None:
 
 def _quant_arguments(mark: pytest.Mark) -> dict[str, Any]:
     arguments = _arguments(mark, Quant)
-    for name in ("model", "reference", "engine", "revision"):
+    for name in ("model", "reference", "engine", "reference_engine", "revision"):
         _require(mark, name, arguments.get(name), str)
     for name in ("trust_remote_code", "require_native", "quantize"):
         _require(mark, name, arguments.get(name), bool)
@@ -81,6 +82,13 @@ def _quant_arguments(mark: pytest.Mark) -> dict[str, Any]:
         if places:
             _format_names(mark, tuple(places))
         arguments["checkpoints"] = tuple(sorted(places.items()))
+    if (told := arguments.get("engine_args")) is not None:
+        if not isinstance(told, Mapping) or not all(isinstance(name, str) for name in told):
+            raise UsageError(f'{_shown(mark, "engine_args")} must name values, as {{"tensor_parallel_size": 2}}')
+        try:
+            arguments["engine_args"] = packed(told)
+        except TypeError as error:
+            raise UsageError(f"{_shown(mark, 'engine_args')}: {error}; give plain values") from None
     return arguments
 
 

@@ -10,11 +10,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pytest_quant import samples
-from pytest_quant.errors import NotMeasured
+from pytest_quant.errors import NotMeasured, QuantError
 from pytest_quant.gates.gate import LIMITS, Gate, decided
 from pytest_quant.gates.measurement import Measurement
 from pytest_quant.gates.narrow import is_narrow
-from pytest_quant.identity import identity
+from pytest_quant.identity import identity, served
 from pytest_quant.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -161,9 +161,12 @@ class Measuring:
         evidence.check()
         found = answer(asked.gate, evidence, asked.alpha, all_quantities=at_the_end)
         known = quality.known(spec)
+        source, instead = "the stored reference", f"let the {spec.reference} reference be loaded"
+        if not spec.in_process:
+            source, instead = "the predictions of vllm", 'ask it with engine="transformers"'
         caveat = (
-            f"from the stored reference only a lower bound is known (over its top {known.top_k} tokens); limit that "
-            f"with max_bound, or let the {spec.reference} reference be loaded"
+            f"from {source} only a lower bound is known (over its top {known.top_k} tokens); limit that with "
+            f"max_bound, or {instead}"
         )
         measured = self._measurement(
             asked,
@@ -173,6 +176,8 @@ class Measuring:
             protocol=quality.identity(spec),
             detail={"bound": {"top_k": known.top_k}} if found.main == "bound" else {},
         )
+        if at_the_end and spec.mixes_engines:
+            measured = self._with_floor(asked, measured)
         return replace(
             measured,
             windows=(len(evidence.scores), evidence.total),
@@ -185,6 +190,21 @@ class Measuring:
             lower_bounds=found.lower_bounds,
             caveat=caveat if found.lower_bounds else "",
         )
+
+    def _with_floor(self, asked: Question, measured: Measurement) -> Measurement:
+        """That the reference ran on another engine, and what the engines alone make."""
+        spec = asked.spec
+        where = f"{spec.reference} on {spec.reference_engine}, {asked.format} on {spec.engine}"
+        try:
+            floor = self._session.engine_floor(spec)
+        except QuantError as error:
+            return replace(measured, engines=f"engines differ: {where}; what they alone make is not known: {error}")
+        figures = {"engine_floor": floor.mean, "engine_floor_worst": floor.worst}
+        told = (
+            f"engines differ: {where}; the same {spec.reference} weights are {floor.mean:+.2g} nats a token apart "
+            f"({floor.perplexity:+.2g} of perplexity, at most {floor.worst:.2g} nats in one of {floor.windows} windows)"
+        )
+        return replace(measured, figures={**measured.figures, **figures}, engines=told)
 
     def _from_units(self, asked: Question, sample: Sample) -> Measurement:
         """The measurement that the units answered so far give."""
@@ -239,6 +259,7 @@ class Measuring:
             corpus = (protocol or {}).get("corpus", {}).get("sha256")
             proof = self._session.turns.format(spec, asked.format).figures(corpus)
         fingerprint = self._session.fingerprint(spec.source)
+        told = served(spec, asked.format, self._session.device)
         return Measurement(
             metric=gate.metric,
             model=spec.source.short,
@@ -246,7 +267,7 @@ class Measuring:
             engine=spec.engine,
             main=main,
             quantities=quantities,
-            identity=identity(spec, asked.format, gate, fingerprint, detail, protocol),
+            identity=identity(spec, asked.format, gate, fingerprint, detail, protocol, told),
             reference=spec.reference if gate.needs_reference else None,
             figures=figures,
             proof=proof,

@@ -62,6 +62,8 @@ class Memory:
             what = f"{gate.metric} of {spec.source.short} in {format_name}"
             room.require(what, needed, self._device, self._models.held_bytes())
         stream = None if asked["of"] == "weights" else self._stream(model, spec)
+        if asked["of"] in ("peak", "activations"):
+            model.in_process(f'memory_budget(of="{asked["of"]}")')
         used = memory.used(model.loaded, tokens=stream, **asked)
         of_reference = None
         if gate.needs_reference:

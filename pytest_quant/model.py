@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pytest_quant.checkpoints.shelf import Checkpoint
-from pytest_quant.errors import QuantError
+from pytest_quant.errors import QuantError, Unsupported, UsageError
 from pytest_quant.formats.format import Format
 from pytest_quant.hardware import Device
 from pytest_quant.hardware.matrix import Support
 
 if TYPE_CHECKING:
     from pytest_quant.engines.transformers import TransformersModel
+    from pytest_quant.engines.vllm.model import VllmModel
     from pytest_quant.formats.proof import Proof
+    from pytest_quant.metrics.throughput import Timed
     from pytest_quant.roofline.shape import ModelShape
 
 
@@ -29,13 +31,13 @@ class ModelHandle:
 
     def __init__(
         self,
-        loaded: TransformersModel,
+        loaded: TransformersModel | VllmModel,
         format: Format,
         support: Support,
         name: str,
         checkpoint: Checkpoint | None = None,
     ) -> None:
-        self._loaded: TransformersModel | None = loaded
+        self._loaded: TransformersModel | VllmModel | None = loaded
         self.format = format
         self.support = support
         self.name = name
@@ -44,11 +46,23 @@ class ModelHandle:
         """Where a format that is made beforehand lies, with the record of how it was made, if there is one."""
 
     @property
-    def loaded(self) -> TransformersModel:
+    def loaded(self) -> TransformersModel | VllmModel:
         """The engine's own object."""
         if self._loaded is None:
             raise QuantError(f"{self!r} was given back: a model is held only while tests that ask for it run")
         return self._loaded
+
+    def in_process(self, asked: str) -> TransformersModel:
+        """The engine's own object, where it is in this process; :class:`Unsupported` names what was ``asked`` of it
+        where it is not."""
+        loaded = self.loaded
+        if loaded.engine != "transformers":
+            raise Unsupported(
+                asked=f"{asked} of {self.format.name} on the engine {loaded.engine}",
+                found="a model in a process of its own, of which only predictions are seen",
+                needed='engine="transformers" for this test',
+            )
+        return cast("TransformersModel", loaded)
 
     @property
     def model(self) -> Any:
@@ -79,7 +93,7 @@ class ModelHandle:
             from pytest_quant.engines.shape import shape_of
 
             try:
-                self._shape.append(shape_of(self.model.config, trust_remote_code))
+                self._shape.append(shape_of(self.loaded.config, trust_remote_code))
             except Exception:  # code of the model's own may raise anything, and a prediction is not worth a measurement
                 self._shape.append(None)
         return self._shape[0]
@@ -102,9 +116,28 @@ class ModelHandle:
         """The continuation of ``prompt`` as text, greedy unless told otherwise."""
         return self.loaded.generate(prompt, max_new_tokens, **arguments)
 
+    def timer(self, cache: str = "dynamic", *, compiled: bool = False) -> Timed:
+        """What times runs of the model; the static ``cache`` and compilation are those of transformers.
+
+        :class:`UsageError` where they are asked of another engine.
+        """
+        from pytest_quant.engines.timing import Runner
+
+        loaded = self.loaded
+        if loaded.engine == "transformers":
+            return Runner(cast("TransformersModel", loaded), cache, compiled=compiled)
+        if cache != "dynamic" or compiled:
+            raise UsageError(
+                f"cache={cache!r} and compile={compiled} are asked of the engine {loaded.engine}, which decides both "
+                f"itself; leave them out, and say it by engine_args"
+            )
+        return cast("VllmModel", loaded).timer()
+
     def release(self) -> None:
-        """Let go of the model. Its memory is free when nobody else refers to it."""
-        self._loaded = None
+        """Let go of the model. Its memory is free when nobody else refers to it; an engine's process is ended."""
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            loaded.close()
 
     def __repr__(self) -> str:
         return f"<{self.name} in {self.format.name}>"

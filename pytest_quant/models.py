@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_quant import room
 from pytest_quant.checkpoints.shelf import Checkpoint
-from pytest_quant.engines import loading, memory, transformers
+from pytest_quant.engines import loading, memory, vllm
 from pytest_quant.engines.shape import read
 from pytest_quant.engines.source import ModelSource
+from pytest_quant.engines.vllm import arguments
+from pytest_quant.engines.vllm import support as serving
 from pytest_quant.engines.weights import count_weights
 from pytest_quant.errors import QuantError, Unsupported, UsageError
 from pytest_quant.formats import kv_cache, registry
@@ -22,6 +25,10 @@ from pytest_quant.model import ModelHandle
 from pytest_quant.progress import Progress
 from pytest_quant.roofline import amounts
 from pytest_quant.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from pytest_quant.engines.transformers import TransformersModel
+    from pytest_quant.engines.vllm.model import VllmModel
 
 
 def check(spec: ModelSpec, format: Format, device: Device, matrix: Matrix) -> Support:
@@ -46,12 +53,8 @@ def _runs(spec: ModelSpec, format: Format, device: Device, matrix: Matrix) -> bo
 
 
 def _check(spec: ModelSpec, format: Format, device: Device, matrix: Matrix) -> Support:
-    if spec.engine != transformers.NAME:
-        raise Unsupported(
-            asked=f"{format.name} on the engine {spec.engine}",
-            found="this version of pytest-quant does not know that engine yet",
-            needed='engine="transformers"',
-        )
+    if spec.engine_of(format.name) == vllm.NAME:
+        return _check_served(spec, format, device)
     backend = registry.backend(format)
     support = supported(format, device, matrix, require_native=spec.require_native)
     if support.status == "unsupported":  # first: no library that is installed would change it
@@ -61,6 +64,20 @@ def _check(spec: ModelSpec, format: Format, device: Device, matrix: Matrix) -> S
     if trouble := backend.trouble(format, device) or kv_cache.trouble(format, device):
         raise trouble
     return support
+
+
+def _check_served(spec: ModelSpec, format: Format, device: Device) -> Support:
+    """The same of a format that vLLM is to run."""
+    told = spec.arguments()
+    arguments.check(told)
+    found = serving.support(format, device)
+    if found.status == "unsupported" or (spec.require_native and found.status != "native"):
+        raise explain_skip(format, device, found)
+    if absent := serving.missing(device):
+        raise absent
+    arguments.check_parallel(told, device)
+    arguments.kv_cache_dtype(format, told, is_reference=format.name == spec.reference)
+    return found
 
 
 class Models:
@@ -151,9 +168,7 @@ class Models:
         place = None if checkpoint is None else checkpoint.place
         self._progress.show(f"loading {spec.source.short} in {format.name}")
         try:
-            loaded = loading.load(
-                spec.source, format, registry.backend(format), spec.compute_dtype, self._device, place
-            )
+            loaded = self._opened(spec, format, place)
         except Exception as error:
             cause = memory.origin_out_of_memory(error)
             if cause is None:
@@ -165,6 +180,21 @@ class Models:
         finally:
             self._progress.clear()
         return ModelHandle(loaded, format, support, spec.source.short, checkpoint)
+
+    def _opened(self, spec: ModelSpec, format: Format, place: str | None) -> TransformersModel | VllmModel:
+        if spec.engine_of(format.name) == vllm.NAME:
+            from pytest_quant.engines.vllm import opening
+
+            return opening.load(
+                spec.source,
+                format,
+                spec.compute_dtype,
+                self._device,
+                checkpoint=place,
+                engine_args=spec.arguments(),
+                is_reference=format.name == spec.reference,
+            )
+        return loading.load(spec.source, format, registry.backend(format), spec.compute_dtype, self._device, place)
 
     def _check_fits(self, spec: ModelSpec, format: Format) -> None:
         """A skip with the arithmetic where the weights alone exceed what is free."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from pytest_quant.cache import expanded, user_cache
 from pytest_quant.declarations import CHOICES, ONLY_ON_THE_COMMAND_LINE
 from pytest_quant.errors import UsageError
 from pytest_quant.settings import Calibration
+from pytest_quant.spec import packed
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Options:
     """From the command line: marked formats that it does not name are deselected."""
     reference: str
     engine: str
+    engine_args: tuple[tuple[str, str], ...]
+    reference_engine: str | None
     revision: str | None
     trust_remote_code: bool
     corpus: str
@@ -74,6 +78,8 @@ def read(config: pytest.Config) -> Options:
         selected=selected,
         reference=told.checked("quant-reference", "fp16", _format),
         engine=told.either("quant-engine", "transformers").text or "",
+        engine_args=told.arguments("quant-engine-args"),
+        reference_engine=told.either("quant-reference-engine").text or None,
         revision=config.getini("quant_revision") or None,
         trust_remote_code=bool(config.getini("quant_trust_remote_code")),
         corpus=told.corpus("quant-corpus", "python-docs"),
@@ -200,6 +206,17 @@ class _Told:
                 raise pytest.UsageError(f"{said.where}={said.text}: write FORMAT=PLACE, such as gptq=checkpoints/gptq")
             found[self._check(_Said(format, said.where), _format)] = local_place(self._config.rootpath, place)
         return tuple(sorted(found.items()))
+
+    def arguments(self, name: str) -> tuple[tuple[str, str], ...]:
+        """A JSON object, as a spec keeps it."""
+        said = self.either(name)
+        try:
+            found = json.loads(said.text or "{}")
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise pytest.UsageError(f'{said.where}={said.text}: write JSON, such as {{"tensor_parallel_size": 2}}')
+        return packed(found)
 
     def calibration(self, name: str) -> Calibration | None:
         from pytest_quant.quantizing import settings_of

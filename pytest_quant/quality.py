@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -15,8 +16,10 @@ from pytest_quant.engines.source import ModelSource
 from pytest_quant.environment import describe_hardware, for_people, stack
 from pytest_quant.errors import QuantError, Unsupported, UsageError
 from pytest_quant.gates.gate import Gate, needs_full_kl
+from pytest_quant.identity import reference_runs_on
 from pytest_quant.known import KnownReference
-from pytest_quant.metrics import pairing
+from pytest_quant.metrics import engine_floor, pairing
+from pytest_quant.metrics.engine_floor import EngineFloor
 from pytest_quant.metrics.evidence import Evidence
 from pytest_quant.metrics.pairing import WindowScore
 from pytest_quant.population import Population
@@ -91,8 +94,8 @@ class Quality:
         if format_name == spec.reference:
             raise UsageError(f"{format_name} is the reference itself: its difference from the reference is 0")
         beside = (spec, format_name, True) in self._pairs
-        apart = self._turns.are_taken(spec, format_name)
-        if not (beside or apart) and (needs_full_kl(gate) or (spec, format_name) in self._expected):
+        alone = self._turns.are_taken(spec, format_name) or not spec.in_process
+        if not (beside or alone) and (needs_full_kl(gate) or (spec, format_name) in self._expected):
             beside = self._reference_can_be_had(spec, needed=needs_full_kl(gate))
         return self._pairs.setdefault((spec, format_name, beside), Pair(beside))
 
@@ -104,7 +107,7 @@ class Quality:
     def forget(self, spec: ModelSpec) -> None:
         """Forget every score of a model, and what was learned of its reference: somebody changed one of them."""
         self._pairs = {key: pair for key, pair in self._pairs.items() if key[0] != spec}
-        self._known.pop((spec.source, spec.reference, spec.engine), None)
+        self._known.pop(self._reference_of(spec), None)
 
     def evidence(self, spec: ModelSpec, format_name: str, pair: Pair) -> Evidence:
         """What the pair has found so far."""
@@ -171,7 +174,7 @@ class Quality:
     def build_reference(self, spec: ModelSpec) -> Path:
         """Have the reference score every window, whatever is stored, and store that on purpose."""
         known, total = self._known_to(spec, read=False), self.total(spec)
-        self._known[(spec.source, spec.reference, spec.engine)] = known
+        self._known[self._reference_of(spec)] = known
         try:
             while not known.complete:
                 self._in_memory(lambda: self._learn(spec, known))
@@ -188,6 +191,20 @@ class Quality:
             [score] = pairing.score_against(reference.loaded, windows.drawn[start : start + 1], known.windows(start, 1))
             bounds.append(float(score.bound.mean()))
         return sum(bounds) / len(bounds)
+
+    def engine_floor(self, spec: ModelSpec) -> EngineFloor:
+        """What the reference's weights give on the formats' engine, against what they give on the reference's own, in
+        the first windows. Raises what loading them raises."""
+        windows = self._population.windows(spec.source).drawn[:_FLOOR_WINDOWS]
+        found: list[list[float]] = []
+        for each in (spec, replace(spec, reference_engine=None)):
+            known = self.known(each)
+            while len(known) < len(windows):
+                self._in_memory(partial(self._learn, each, known))
+                self._progress.show(f"{spec.reference} on {each.engine_of(spec.reference)}: {len(known)} windows")
+            self.save(each)
+            found.append([float(window.nll.sum(dtype=float)) for window in known.windows(0, len(windows))])
+        return engine_floor.between(found[0], found[1], [float(window.weight) for window in windows])
 
     def save(self, spec: ModelSpec) -> None:
         """Keep for later runs what this one learned of the reference."""
@@ -218,14 +235,18 @@ class Quality:
 
     def known(self, spec: ModelSpec) -> KnownReference:
         """What is known of the reference of this run's windows."""
-        key = (spec.source, spec.reference, spec.engine)
+        key = self._reference_of(spec)
         if key not in self._known:
             self._known[key] = self._known_to(spec, read=True)
         return self._known[key]
 
+    def _reference_of(self, spec: ModelSpec) -> tuple[ModelSource, str, str]:
+        return spec.source, spec.reference, reference_runs_on(spec, self._device)
+
     def _known_to(self, spec: ModelSpec, *, read: bool) -> KnownReference:
         windows, cache = self._population.windows(spec.source), self._settings.cache_dir
-        key = ReferenceKey(self._fingerprint(spec.source), spec.reference, spec.engine, windows.identity)
+        _, format_name, runs_on = self._reference_of(spec)
+        key = ReferenceKey(self._fingerprint(spec.source), format_name, runs_on, windows.identity)
         kept, own = Store(cache), Store(cache / "runs" / stack(self._device))
         together, name = self._settings.together, f"reference-{key.digest}"
         with turn(together, name):

@@ -86,6 +86,8 @@ def record(test: str, gate: Gate, measurement: Measurement, limit: Judgement) ->
         data["reason"] = limit.reason
     if note := "; ".join(filter(None, (limit.note, measurement.remark))):
         data["note"] = note
+    if measurement.engines:
+        data["engines"] = measurement.engines
     if measurement.detail:
         data["detail"] = dict(measurement.detail)
     data.update({name: number for name, number in measurement.figures.items() if math.isfinite(number)})

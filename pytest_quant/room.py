@@ -81,7 +81,7 @@ def needed(handle: ModelHandle, work: Work, *, trust_remote_code: bool = False) 
     if longest is not None and (work.kept or work.tokens) > longest:
         return None
     shape = handle.shape(trust_remote_code=trust_remote_code)
-    if shape is None:
+    if shape is None or handle.loaded.engine != "transformers":  # which took its room when it was started
         return None
     cache = handle.format.kv_cache
     return least(work, shape, hidden_bits(handle.model), None if cache is None else cache.stored.num_bits)

@@ -359,9 +359,12 @@ class Run:
         self.messages += self.keeper.finish(ended=complete and written and not stopped)
 
     def close(self) -> None:
-        """Let go of what other processes wait for."""
+        """Let go of what other processes wait for, and of what is still held where the run ended early: an engine's
+        process, say."""
         if "keeper" in self.__dict__:
             self.keeper.close()
+        if "session" in self.__dict__:
+            self.session.close()
 
 
 def is_left_out(target: Target | None, selected: Collection[str]) -> bool:

@@ -21,6 +21,9 @@ class Quant:
     """Format and place of what was quantized beforehand."""
     quantize: bool | None = None
     """Whether a checkpoint that is not there is made."""
+    engine_args: tuple[tuple[str, str], ...] | None = None
+    """What the engine is told besides: names, and values as JSON."""
+    reference_engine: str | None = None
 
 
 @dataclass(frozen=True)

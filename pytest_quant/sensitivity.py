@@ -76,7 +76,7 @@ class Sensitivity:
         whole: list[tuple[float, float]] = []
         nll: list[float] = []
         try:
-            with Replay(pair.reference.loaded) as replay:
+            with Replay(pair.reference.in_process("a scan")) as replay:
                 for number, window in enumerate(drawn, 1):
                     scored = self._window(pair, found, replay, window, f"window {number}/{len(drawn)}")
                     nll.append(scored.nll)
@@ -137,9 +137,11 @@ class Sensitivity:
 
     def _pair(self, spec: ModelSpec, asked: str | Rounding) -> _Pair:
         reference = self._model(spec, spec.reference)
+        reference.in_process("a scan")
         if isinstance(asked, Rounding):
             return _Rounded(asked.name, reference, candidates.of_rounding(reference, asked))
         quantized = self._model(spec, asked)
+        quantized.in_process("a scan")
         return _Formatted(asked, reference, candidates.of_format(reference, quantized), quantized)
 
     def _windows(self, spec: ModelSpec, pair: _Pair, count: int) -> Sequence[Window]:
@@ -213,7 +215,7 @@ class _Rounded(_Pair):
 
     def mixed(self, kept: Sequence[str], window: Window) -> list[Change]:
         found = []
-        with Replay(self.reference.loaded, pack=False, reuse=False) as replay:
+        with Replay(self.reference.in_process("a scan"), pack=False, reuse=False) as replay:
             for piece in window.pieces:
                 replay.record(piece.tokens, piece.scored_from)
                 found.append(replay.change(self._modules(kept)))
@@ -243,7 +245,8 @@ class _Formatted(_Pair):
             return [self._against(piece.tokens, piece.scored_from) for piece in window.pieces]
 
     def _against(self, tokens: NDArray[np.int64], scored_from: int) -> Change:
-        nll, _, found = self._quantized.loaded.against(self.reference.loaded, tokens[None], scored_from, 1)
+        ours, theirs = (handle.in_process("a scan") for handle in (self._quantized, self.reference))
+        nll, _, found = ours.against(theirs, tokens[None], scored_from, 1)
         assert found.kl is not None
         return Change(found.nll.astype("float64") - nll, found.kl.astype("float64"))
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pytest_quant.hardware import Device
     from pytest_quant.hardware.matrix import Matrix, Support
     from pytest_quant.memory import Memory
+    from pytest_quant.metrics.engine_floor import EngineFloor
     from pytest_quant.metrics.keeping import Budget, Kept
     from pytest_quant.metrics.sensitivity import Scan
     from pytest_quant.population import Population
@@ -64,6 +65,7 @@ class Session:
         self.progress = progress
         self._scans: dict[tuple[ModelSpec, str | Rounding, str, int], Scan] = {}
         self._fingerprints: dict[ModelSource, str] = {}
+        self._floors: dict[ModelSpec, EngineFloor] = {}
 
     @cached_property
     def device(self) -> Device:
@@ -118,7 +120,7 @@ class Session:
     def turns(self) -> Turns:
         from pytest_quant.turns import Turns
 
-        return Turns(self.models, lambda spec: self.difference.note(spec))
+        return Turns(lambda: self.models, lambda spec: self.difference.note(spec))
 
     @cached_property
     def difference(self) -> Difference:
@@ -165,6 +167,11 @@ class Session:
         from pytest_quant.speed import Speed
 
         return Speed(self.settings, self.device, self.matrix, self.models, self._stream, self.progress)
+
+    def close(self) -> None:
+        """Give back every model; engines in processes of their own are ended."""
+        if "models" in self.__dict__:
+            self.models.keep(())
 
     def check(self, spec: ModelSpec, format_name: str) -> Support:
         """May this format run here? Raises :class:`~pytest_quant.errors.Unsupported`; loads nothing."""
@@ -274,6 +281,12 @@ class Session:
         """Score the reference on every window and store it; its path, and its floor in nats a token."""
         path = self._in_memory("the reference", lambda: self.quality.build_reference(spec))
         return path, self._in_memory("the reference again", lambda: self.quality.floor(spec))
+
+    def engine_floor(self, spec: ModelSpec) -> EngineFloor:
+        """What the engines of the reference and of the formats make of the same weights; measured once."""
+        if spec not in self._floors:
+            self._floors[spec] = self._in_memory("the floor between engines", lambda: self.quality.engine_floor(spec))
+        return self._floors[spec]
 
     def reference_now(self, spec: ModelSpec, count: int) -> list[float]:
         """NLL of the first windows as the reference gives it now, whatever was stored. Raises :class:`NotMeasured` and

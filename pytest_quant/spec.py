@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pytest_quant.engines.source import ModelSource
 
@@ -16,6 +19,10 @@ class ModelSpec:
     source: ModelSource
     reference: str = "fp16"
     engine: str = "transformers"
+    engine_args: tuple[tuple[str, str], ...] = ()
+    """What the engine is told besides, by name: values as JSON."""
+    reference_engine: str | None = None
+    """What executes the reference, where that is not the engine of the formats."""
     checkpoints: tuple[tuple[str, str], ...] = ()
     """Format and place of each checkpoint that the test itself names."""
     quantize: bool | None = None
@@ -27,3 +34,26 @@ class ModelSpec:
     def compute_dtype(self) -> str:
         """What quantized formats compute in: the reference's type, so that quantization is the only difference."""
         return _DTYPES.get(self.reference, "float16")
+
+    @property
+    def mixes_engines(self) -> bool:
+        """Whether the reference runs on another engine than the formats."""
+        return self.reference_engine is not None
+
+    @property
+    def in_process(self) -> bool:
+        """Whether both models are here, and all that they predict."""
+        return {self.engine, self.engine_of(self.reference)} == {"transformers"}
+
+    def engine_of(self, format_name: str) -> str:
+        """What executes the model in a format."""
+        return self.reference_engine or self.engine if format_name == self.reference else self.engine
+
+    def arguments(self) -> dict[str, Any]:
+        """What the engine of the formats is told besides."""
+        return {name: json.loads(value) for name, value in self.engine_args}
+
+
+def packed(arguments: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Engine arguments as a spec keeps them. :class:`TypeError` for a value that is no plain data."""
+    return tuple((name, json.dumps(arguments[name], sort_keys=True)) for name in sorted(arguments))

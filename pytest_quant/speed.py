@@ -218,12 +218,10 @@ class Speed:
 
     def _warm(self, spec: ModelSpec, handle: ModelHandle, work: Workload, pair: _Pair, which: str) -> Player:
         """What runs the workload on a loaded model, warmed up; its bound is noted."""
-        from pytest_quant.engines.timing import Runner
-
         work.check(handle.loaded.max_positions)
         self._require_room(spec, handle, work)
         tokens = prompt(self._stream(handle, spec), work.batch_size, work.prompt_tokens)
-        player = Player(Runner(handle.loaded, work.cache, compiled=work.compile), work, tokens)
+        player = Player(handle.timer(work.cache, compiled=work.compile), work, tokens)
         for _ in range(_WARM_UP):
             player.whole()
         if which not in pair.bounds and (found := ceiling(handle, spec, work, self._matrix)) is not None:

@@ -11,6 +11,7 @@ import pytest
 from pytest_quant import markers, schemas
 from pytest_quant.cache import expanded
 from pytest_quant.declarations import FORMAT, FORMAT_FIXTURES
+from pytest_quant.engines import transformers, vllm
 from pytest_quant.engines.source import ModelSource
 from pytest_quant.errors import UsageError
 from pytest_quant.formats import registry
@@ -18,7 +19,7 @@ from pytest_quant.gates.gate import Gate
 from pytest_quant.options import Options, local_folder, local_place
 from pytest_quant.spec import ModelSpec
 
-ENGINES = ("transformers", "vllm")
+ENGINES = (transformers.NAME, vllm.NAME)
 _BY_HAND = {"quant_measure", "quant_scan"}
 """Fixtures that are told in the test's body which format is meant."""
 
@@ -92,8 +93,6 @@ def resolve(node: pytest.Item, fixtures: Collection[str], formats: tuple[str, ..
     gated = tuple(name for name in formats if name != spec.reference or len(formats) == 1)
     if gates and not gated:
         raise UsageError("the test has gates but no format; only test functions can be run in formats")
-    if spec.engine not in ENGINES:
-        raise UsageError(f"unknown engine {spec.engine!r}; the engines are {' and '.join(ENGINES)}")
     needs_reference = any(gate.needs_reference for gate in gates)
     if needs_reference and spec.reference in gated:
         raise UsageError(
@@ -124,10 +123,24 @@ def _spec(marker: schemas.Quant, options: Options) -> ModelSpec:
     if model is None:
         raise UsageError("no model: give quant(model=...), --quant-model=MODEL or the ini option quant_model")
     remote = options.trust_remote_code if marker.trust_remote_code is None else marker.trust_remote_code
+    engine = marker.engine or options.engine
+    of_reference = marker.reference_engine or options.reference_engine or engine
+    for each in (engine, of_reference):
+        if each not in ENGINES:
+            raise UsageError(f"unknown engine {each!r}; the engines are {' and '.join(ENGINES)}")
+    served = vllm.NAME in (engine, of_reference)
+    if marker.engine_args and not served:
+        names = ", ".join(name for name, _ in marker.engine_args)
+        raise UsageError(
+            f'engine_args ({names}) are those of vLLM, and no model of this test runs on it: engine="vllm"'
+        )
+    arguments = options.engine_args if marker.engine_args is None else marker.engine_args
     return ModelSpec(
         source=ModelSource(model, marker.revision or options.revision, remote),
         reference=marker.reference or options.reference,
-        engine=marker.engine or options.engine,
+        engine=engine,
+        engine_args=arguments if served else (),
+        reference_engine=None if of_reference == engine else of_reference,
         checkpoints=tuple((name, local_place(options.rootpath, place)) for name, place in marker.checkpoints or ()),
         quantize=marker.quantize,
         require_native=marker.require_native,

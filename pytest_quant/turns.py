@@ -20,11 +20,16 @@ class Turns:
     rest of the run. Who asks for the reference then asks it all that may be needed, since each turn loads a model.
     """
 
-    def __init__(self, models: Models, note: Callable[[ModelSpec], None]) -> None:
-        """``note`` is called while a reference is in memory that will not be beside its format."""
-        self._models = models
+    def __init__(self, models: Callable[[], Models], note: Callable[[ModelSpec], None]) -> None:
+        """``models`` gives those of the run when they are first needed; ``note`` is called while a reference is in
+        memory that will not be beside its format."""
+        self._models_of_run = models
         self._note = note
         self._apart: set[tuple[ModelSpec, str]] = set()
+
+    @property
+    def _models(self) -> Models:
+        return self._models_of_run()
 
     def are_taken(self, spec: ModelSpec, format_name: str) -> bool:
         """Whether the format and its reference are never in memory together."""

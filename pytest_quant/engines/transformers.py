@@ -41,6 +41,8 @@ class TransformersModel:
     :class:`Unsupported` where there is none for the model, :class:`ProofFailed` where it does not hold what it should.
     """
 
+    engine = NAME
+
     def __init__(self, model: Any, tokenizer: Any, device: Device, proof: Proof, format: Format | None = None) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -59,6 +61,14 @@ class TransformersModel:
     def changed(self) -> bool:
         """Whether somebody changed the model since it was loaded: its modules, its mode, values of its weights."""
         return stamp(self.model) != self._stamp
+
+    @property
+    def config(self) -> Any:
+        """Of the library, as the model was opened with."""
+        return self.model.config
+
+    def close(self) -> None:
+        """Nothing is held outside of this process."""
 
     @property
     def has_own_cache(self) -> bool:

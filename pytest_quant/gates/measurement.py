@@ -74,6 +74,8 @@ class Measurement:
     """Of the used windows, those for which the reference's word came from the store."""
     remark: str = ""
     """What the user should hear of a limit even where it holds."""
+    engines: str = ""
+    """That the reference ran on another engine, and what the engines alone make."""
     caveat: str = ""
     """Why a limit may stay open whatever is measured."""
     rounds: int | None = None

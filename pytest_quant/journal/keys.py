@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _HASHED = 1 << 24
 """Bytes of a file up to which its content is hashed; beyond it counts by size and time of change."""
-_NO_PART = ("cache_dir", "workers", "checkpoints", "quantize")
+_NO_PART = ("cache_dir", "workers", "lane", "together", "checkpoints", "quantize")
 """Settings that change no number, or are told by the checkpoint itself."""
 
 
@@ -49,7 +49,7 @@ class Keys:
         asked: dict[str, Any] = {
             "model": [session.fingerprint(spec.source), spec.source.short, spec.source.trust_remote_code],
             "reference": registry.describe(registry.get(spec.reference)),
-            "engine": spec.engine,
+            "engine": [spec.engine, spec.engine_args, spec.reference_engine],
             "require_native": spec.require_native,
             "format": registry.describe(format),
             "gate": [gate.metric, gate.limits, gate.parameters, gate.min_effect],

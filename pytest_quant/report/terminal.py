@@ -58,6 +58,8 @@ def summarize(
                 reporter.write_line(f"  {line}", light=True)
     for colour, line in dict.fromkeys(line for record in ledger.records for line in _explanations(record)):
         reporter.write_line(line, **_COLOURS[colour])
+    for name, said in dict.fromkeys((r["format"], r["engines"]) for r in ledger.records if "engines" in r):
+        reporter.write_line(f"{name}: {said}", yellow=True)
     for line in _conditions(ledger.records):
         reporter.write_line(line, yellow=True)
     for name, recipe in dict.fromkeys(
@@ -83,7 +85,8 @@ def verdict(record: Mapping[str, Any]) -> str:
 
 def _title(record: Mapping[str, Any]) -> str:
     """Test and model; the formats of one test stand below one title."""
-    return f"{record['test'].partition('[')[0]}: {record['model']}"
+    engine = "" if record["engine"] == "transformers" else f" on {record['engine']}"
+    return f"{record['test'].partition('[')[0]}: {record['model']}{engine}"
 
 
 def _row(record: Mapping[str, Any]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pytest_quant.engines.transformers import PLACES
 from pytest_quant.errors import NotFinite
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from pytest_quant.engines.transformers import TransformersModel
+    from pytest_quant.engines.vllm.model import VllmModel
 
 BLOCK = 16
 """Items that are asked together where several prompts go through the model at once."""
@@ -60,20 +61,27 @@ class HeldModel:
         return scores
 
 
-def wrap(loaded: TransformersModel, format: str, tokenizer: Any, batch_size: int) -> Any:
+def wrap(loaded: TransformersModel | VllmModel, format: str, tokenizer: Any, batch_size: int) -> Any:
     """lm-eval's ``hf`` model around one that is held, with the defaults of its command line. ``tokenizer`` gets a
     padding token where it has none: give a copy."""
     from lm_eval.models.huggingface import HFLM
 
-    return HFLM(pretrained=HeldModel(loaded, format), tokenizer=tokenizer, backend="causal", batch_size=batch_size)
+    if loaded.engine != "transformers":
+        from pytest_quant.tasks.served import ServedLM
+
+        return ServedLM(cast("VllmModel", loaded), tokenizer)
+    held = HeldModel(cast("TransformersModel", loaded), format)
+    return HFLM(pretrained=held, tokenizer=tokenizer, backend="causal", batch_size=batch_size)
 
 
-def own_tokenizer(loaded: TransformersModel) -> Any:
+def own_tokenizer(loaded: TransformersModel | VllmModel) -> Any:
     """A copy that lm-eval may change."""
     return copy.deepcopy(loaded.tokenizer)
 
 
-def prompts_at_once(loaded: TransformersModel, tokenizer: Any, prompts: Sequence[str], *, alone: bool) -> int:
+def prompts_at_once(
+    loaded: TransformersModel | VllmModel, tokenizer: Any, prompts: Sequence[str], *, alone: bool
+) -> int:
     """How many prompts go through a model in one forward: 1, 2, 4, 8 or 16, by the device's memory and the longest of
     all prompts of a task, never by what is free just now.
 
@@ -81,7 +89,9 @@ def prompts_at_once(loaded: TransformersModel, tokenizer: Any, prompts: Sequence
     and on a CPU, where more are no faster.
     """
     memory = loaded.device.memory_bytes
-    if alone or loaded.has_own_cache or loaded.device.kind == "cpu" or memory is None:
+    if memory is None or loaded.device.kind == "cpu" or loaded.engine != "transformers":
+        return 1
+    if alone or loaded.has_own_cache:
         return 1
     longest = sorted(prompts, key=len)[-_LONGEST:]
     tokens = max(len(tokenizer(prompt, verbose=False)["input_ids"]) for prompt in longest) if longest else 1

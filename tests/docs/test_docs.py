@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(\w*|python vllm)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+"""What is for vLLM is run where that is, by tests/vllm."""
 
 
 CONFTEST = "# conftest.py"

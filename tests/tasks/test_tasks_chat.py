@@ -96,7 +96,9 @@ def test_without_a_template(byte_tokenizer):
 
 def held(memory, *, kind="cuda", vocabulary=128_000, own_cache=False):
     device = SimpleNamespace(kind=kind, memory_bytes=memory)
-    return SimpleNamespace(device=device, vocabulary=vocabulary, has_own_cache=own_cache, max_positions=4096)
+    return SimpleNamespace(
+        engine="transformers", device=device, vocabulary=vocabulary, has_own_cache=own_cache, max_positions=4096
+    )
 
 
 def test_prompts_at_once(byte_tokenizer):

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_quant.engines.predictions import Compared, Top
+from pytest_quant.engines.vllm import NAME, scoring
 from pytest_quant.engines.vllm import proof as proving
-from pytest_quant.engines.vllm import scoring
 from pytest_quant.engines.vllm.process import EngineProcess
 from pytest_quant.errors import NotFinite, QuantError, Unsupported
 from pytest_quant.formats.proof import Proof
@@ -25,6 +25,8 @@ _MOST = 256
 
 class VllmModel:
     """One loaded model: scores windows, decodes, accounts for its memory. :meth:`close` ends its process."""
+
+    engine = NAME
 
     def __init__(
         self,
