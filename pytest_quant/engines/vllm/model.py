@@ -74,8 +74,9 @@ class VllmModel:
 
     @property
     def max_positions(self) -> int:
-        """The longest sequence that the engine takes."""
-        return int(self._facts["max_model_len"])
+        """The longest sequence that the engine is given, when one more token is scored after it: vLLM takes that as
+        part of the prompt, and wants room for one to come."""
+        return int(self._facts["max_model_len"]) - 2
 
     @property
     def vocabulary(self) -> int:
