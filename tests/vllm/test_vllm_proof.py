@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from pytest_quant.engines.vllm.proof import activation_bits, kv_bytes, kv_room, prove, representation
-from pytest_quant.engines.vllm.stored import bytes_of, loaded_bytes, read
+from pytest_quant.engines.vllm.stored import Tensor, bytes_of, loaded_bytes, read
 from pytest_quant.errors import ProofFailed
 from pytest_quant.formats import registry
 
@@ -155,6 +155,16 @@ def test_bytes_of_two_workers_on_gpus():
     assert found.weight_bytes == 2 * 10**8
     assert found.bits_per_weight == 8.0
     assert found.quantized_weight_share == 1.0
+
+
+def test_what_is_made_on_a_cpu_has_other_bytes_than_its_checkpoint():
+    tensors = {"model.layers.0.mlp.down_proj.weight": Tensor("F32", 1000, 4000)}
+    told = worker("Fp8PtpcOnlineLinearMethod", dtype="bfloat16", memory=1)
+    assert proven(told, "fp8", tensors=tensors).bytes_by_dtype == {"parameters": 113386752}
+    emptied = worker("Fp8PtpcOnlineLinearMethod", dtype="bfloat16")
+    found = proven(emptied, "fp8", tensors=tensors)
+    assert found.bytes_by_dtype == {"bfloat16": 2000}
+    assert found.parameters["bytes"].startswith("of the checkpoint")
 
 
 def test_pages_of_the_kv_cache():

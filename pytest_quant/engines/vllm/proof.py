@@ -46,7 +46,9 @@ def prove(
     plain = support.is_plain(format)
     fitting = [module for module in modules if _fits(module, format, plain=plain)]
     share = min(1.0, sum(module["weights"] or 0 for module in fitting) / sum(asked.values())) if asked else 0.0
-    by_dtype = _bytes(workers, tensors, dtype, tied=tied, on_cpu=on_cpu)
+    made = on_cpu and not plain and not format.from_checkpoint  # the checkpoint's bytes are those of the base model
+    held = bool(modules) and all(module["bytes"] for module in modules)
+    by_dtype = _bytes(workers, None if made and held else tensors, dtype, tied=tied, on_cpu=on_cpu)
     proof = Proof(
         format=format.name,
         quantized_weight_share=share,
@@ -55,7 +57,7 @@ def prove(
         bytes_by_dtype=by_dtype,
         kernels=dict(kernels),
         left_out=tuple(module["name"] for module in modules if module not in fitting),
-        parameters=_told(fitting, on_cpu=on_cpu and tensors is not None),
+        parameters=_told(fitting, of_files=on_cpu and tensors is not None and not (made and held)),
         kv_cache=_kv_cache(workers, format, kv_cache_dtype),
     )
     _check(proof, modules, workers, format, dtype, plain=plain)
@@ -181,12 +183,12 @@ def _bits_per_weight(
     return float(8.0 * held / weights)
 
 
-def _told(modules: Sequence[Mapping[str, Any]], *, on_cpu: bool) -> dict[str, Any]:
+def _told(modules: Sequence[Mapping[str, Any]], *, of_files: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
     schemes = {module["scheme"] or module["method"] for module in modules}
     if len(schemes) == 1:
         found["scheme"] = next(iter(schemes))
-    if on_cpu:
+    if of_files:
         found["bytes"] = "of the checkpoint, for vLLM repacks the weights"
     return found
 
