@@ -32,13 +32,14 @@ class Chooser:
     their collection, or the same again where that is None."""
 
     def __init__(self, own: Any, choose: Callable[[Any, Sequence[str]], Any]) -> None:
-        self._now = own
+        self._own = self._now = own
         self._choose = choose
         self._collections: dict[Any, list[str]] | None = {}
         """Until it is chosen."""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_now"], name)
+        """What other plugins ask of a scheduler besides, such as ``config``."""
+        return getattr(self.__dict__["_own"], name)
 
     @property
     def nodes(self) -> Any:

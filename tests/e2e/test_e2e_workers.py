@@ -216,7 +216,29 @@ def test_of_a_worker_that_dies_only_its_test_is_lost(workers):
     }
     recorded = {entry["recorded"]["test"].partition("::")[2] for entry in workers.project.entries}
     assert recorded == {"test_one[int8]", "test_two[int8]"}
-    result.stdout.fnmatch_lines(["*test_dies*crashed while running*: the worker died of SIGKILL*"])
+    result.stdout.fnmatch_lines(["worker 'gw0' crashed while running *test_dies*: the worker died of SIGKILL"])
+
+
+def test_a_test_that_killed_its_worker_can_be_run_again(workers):
+    pytest.importorskip("pytest_rerunfailures")
+    workers.project.test(
+        """
+        import os, pathlib
+
+        import pytest
+
+        @pytest.mark.memory_budget(max_gb=1)
+        def test_dies_once(quant_model):
+            died = pathlib.Path("died")
+            if not died.exists():
+                died.touch()
+                os._exit(1)
+        """
+    )
+    result = workers.run("-n1", "--reruns=1")
+    assert result.ret == 0
+    result.assert_outcomes(passed=1)
+    assert [each["verdict"] for each in workers.measurements] == ["passed"]
 
 
 def test_stopping_at_the_first_failure_stops_all_workers(workers):
