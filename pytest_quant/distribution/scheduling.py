@@ -4,27 +4,18 @@ asks for one."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import pytest
 from xdist.scheduler import LoadGroupScheduling, LoadScheduling, WorkStealingScheduling
 
-if TYPE_CHECKING:
-    from xdist.remote import Producer
-
-MODES: dict[str, Any] = {
-    "load": LoadScheduling,
-    "worksteal": WorkStealingScheduling,
-    "loadgroup": LoadGroupScheduling,
-}
-"""The modes in which a test may run on any worker, so that it is ours to say which. In the others (``loadscope``,
-``loadfile``, ``each``) the user has said it."""
+OURS = (LoadScheduling, WorkStealingScheduling, LoadGroupScheduling)
+"""Of ``--dist=load``, ``worksteal`` and ``loadgroup``: the modes in which a test may run on any worker, so that it is
+ours to say which. In the others (``loadscope``, ``loadfile``, ``each``) the user has said it."""
 
 
-def scheduler(config: pytest.Config, log: Producer, choose: Callable[[Any, Sequence[str]], Any]) -> Chooser | None:
-    """What runs the mode that the command line asks for; None where it is xdist's alone."""
-    own = MODES.get(config.getvalue("dist"))
-    return None if own is None else Chooser(own(config, log), choose)
+def scheduler(own: Any, choose: Callable[[Any, Sequence[str]], Any]) -> Any:
+    """What stands in for xdist's scheduler; another one, a test suite's own among them, stays as it is."""
+    return Chooser(own, choose) if type(own) in OURS else own
 
 
 class Chooser:
