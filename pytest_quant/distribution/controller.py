@@ -91,11 +91,11 @@ class Controller:
 
     def _choose(self, config: pytest.Config, nodes: Sequence[Any], ids: Sequence[str]) -> ByModel | None:
         """The scheduler for these tests; None where none of them is a quantization test."""
-        from pytest_quant.distribution.by_model import ByModel
-
         told = self._told
         if told is None or not set(told.tests) & set(ids):
             return None
+        from pytest_quant.distribution.by_model import ByModel
+
         return ByModel(
             ids,
             plan(ids, told.tests, by_xdist_group=config.getvalue("dist") == "loadgroup"),
