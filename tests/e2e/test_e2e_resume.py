@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
+import json
 import os
 import re
 import shutil
@@ -61,7 +62,7 @@ def pytest_unconfigure():
     AutoModelForCausalLM.from_pretrained = load
     Session.measure = measure
 """
-KEPT = "*3 finished measurements kept: --quant-resume goes on with them"
+KEPT = "3 finished measurements kept: --quant-resume goes on with them"
 
 
 class Resumed:
@@ -139,7 +140,6 @@ def test_a_gate_that_is_known_loads_no_model_and_says_the_same(project):
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert resumed.done.count("load") == 2, "those of the first run: the format and its reference"
     assert failure(result) == failure(stopped)
-    assert "worst windows" in failure(result) or "windows" in failure(result)
     (explained,) = [each for each in record["measurements"] if "explanation" in each]
     assert explained["explanation"]["layers"]
     result.stdout.fnmatch_lines(["3 finished measurements of an interrupted run reused", KEPT])
@@ -296,15 +296,20 @@ def test_what_a_body_measures_is_kept_too(project):
 
 
 def test_a_speed_is_kept_as_it_was_measured(project):
-    speed = (
-        '@pytest.mark.quant(formats=["bf16"])\n@pytest.mark.throughput_ratio(min=1e-6, prompt_tokens=8, new_tokens=4)'
-    )
     resumed = Resumed(
-        project, GATES.replace("@pytest.mark.memory_budget(max_gb=1)\n", "") + f"\n{speed}\ndef test_z(): ..."
-    )
-    project.test(
-        "import pytest\n" + speed + "\ndef test_speed(): ...\n\ndef test_stop():\n    import pathlib\n"
-        "    assert not pathlib.Path('stop').exists()\n"
+        project,
+        """
+        import pathlib
+
+        import pytest
+
+        @pytest.mark.quant(formats=["bf16"])
+        @pytest.mark.throughput_ratio(min=1e-6, prompt_tokens=8, new_tokens=4)
+        def test_speed(): ...
+
+        def test_stop():
+            assert not pathlib.Path("stop").exists()
+        """,
     )
     resumed.stop("--quant-json=run.json")
     before = (resumed.path / "run.json").read_text()
@@ -312,8 +317,6 @@ def test_a_speed_is_kept_as_it_was_measured(project):
     result, record = project.record("--quant-baseline", "--quant-cache-dir=cache", "--quant-resume")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["1 finished measurement of an interrupted run reused"])
-    import json
-
     (then,), (now,) = json.loads(before)["measurements"], record["measurements"]
     for name in ("value", "low", "high", "rounds", "proof", "identity", "tokens_per_second"):
         assert then.get(name) == now.get(name)
@@ -330,12 +333,18 @@ def test_a_cache_that_cannot_be_written_is_said_once_and_harms_nothing(resumed):
     assert len(resumed.project.entries) == 3
 
 
-def test_what_could_not_be_recorded_is_kept(resumed):
+def test_what_could_not_be_recorded_is_kept(resumed, monkeypatch):
+    from pytest_quant.baseline import store
+
+    def refuse(target, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     resumed.start()
-    (resumed.path / "quant-baselines").write_text("in the way")
-    result = resumed.go()
+    with monkeypatch.context() as full:
+        full.setattr(store, "_replace", refuse)
+        result = resumed.go()
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    (resumed.path / "quant-baselines").unlink()
+    result.stdout.fnmatch_lines([KEPT, "ERROR: *cannot be written: No space left on device*"])
     again = resumed.go("--quant-resume")
     assert again.ret == 0
     assert resumed.done == []
@@ -376,6 +385,18 @@ def test_stop():
 """
 
 
+AGAIN = """
+def test_dies():
+    import os, pathlib, signal
+    pathlib.Path("dies").unlink()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+@pytest.mark.quant(formats=["int8"])
+@pytest.mark.memory_budget(max_gb=1)
+def test_again(): ...
+"""
+
+
 def test_after_ctrl_c_it_goes_on(server, tiny_llama, tmp_path):
     folder = killing.project(tmp_path / "project", tiny_llama)
     (folder / "test_stop.py").write_text(STOPS.format(signal="SIGINT"))
@@ -393,17 +414,11 @@ def test_a_worker_that_takes_the_place_of_a_killed_one_measures_nothing_again(se
     pytest.importorskip("xdist")
     folder = killing.project(tmp_path / "project", tiny_llama)
     (folder / "conftest.py").write_text(COUNTED)
-    (folder / "test_quality.py").write_text(
-        GATES.replace(
-            "def test_stop():\n    import pathlib\n",
-            STOPS.format(signal="SIGKILL").replace("import os, p", "import os,p"),
-        ).replace('    assert not pathlib.Path("stop").exists()\n', "")
-        + '\n@pytest.mark.quant(formats=["int8"])\n@pytest.mark.memory_budget(max_gb=1)\ndef test_again(): ...\n'
-    )
-    (folder / "stop").write_text("")
+    (folder / "test_quality.py").write_text(GATES.replace("def test_stop", "def test_passes") + AGAIN)
+    (folder / "dies").write_text("")
     status, output = server.run(folder, "-n1")
     assert status == pytest.ExitCode.TESTS_FAILED, output
-    assert "crashed while running 'test_quality.py::test_stop'" in output
+    assert "crashed while running 'test_quality.py::test_dies'" in output
     measured = [line for line in (folder / "done.txt").read_text().splitlines() if line != "load"]
     assert sorted(measured) == ["int8 memory_budget", "int8 perplexity_delta", "int8 token_agreement"]
     assert "reused" not in output
@@ -473,5 +488,3 @@ def test_a_killed_speed_is_the_one_that_is_recorded(server, tiny_llama, tmp_path
     assert status == 0, output
     (content,) = killing.baselines(folder).values()
     assert f'"value": {value!r}'.encode() in content
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(folder / "run.json")  # noqa: PTH108
