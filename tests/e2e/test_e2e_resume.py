@@ -436,7 +436,8 @@ def test_workers_of_a_resumed_run_share_what_is_there(server, tiny_llama, tmp_pa
     status, output = server.run(folder, "--quant-resume", "-n2")
     assert status == pytest.ExitCode.TESTS_FAILED, output
     assert f"{len(kept)} finished measurements of an interrupted run reused" in output
-    assert not (folder / "done.txt").exists(), "nothing is loaded and nothing measured"
+    done = set((folder / "done.txt").read_text().splitlines())
+    assert done <= {"load"}, "models that fixtures give are loaded, and nothing is measured"
     assert not list(folder.glob("cache/journal/*/*"))
 
 
@@ -461,7 +462,7 @@ def test_a_run_that_is_alive_is_not_gone_on_with(server, tiny_llama, tmp_path):
     assert others == {Path(name).name: content for name, content in killing.baselines(folder).items()}
 
 
-@pytest.mark.parametrize("arguments, count", [((), 10), (("-n", "2"), 2)], ids=["alone", "workers"])
+@pytest.mark.parametrize("arguments, count", [((), 8), (("-n", "2"), 1)], ids=["alone", "workers"])
 def test_kill_anywhere(server, tiny_llama, tmp_path, arguments, count):
     """``benchmarks/kill_anywhere.py`` kills more."""
     if arguments:
