@@ -186,11 +186,12 @@ def baselines(folder: Path) -> dict[str, bytes]:
 
 
 def finished(folder: Path) -> dict[str, float]:
-    """The value of each finished measurement that a run left, by its question."""
+    """The value of each finished measurement that a run left, by its question; not of one that had come to its end and
+    was killed while its folder went."""
     from pytest_quant.journal.encoding import decode
     from pytest_quant.journal.folders import HEADER
 
-    files = [path for path in (folder / "cache" / "journal").rglob("*.json") if path.name != HEADER]
+    files = [path for path in (folder / "cache" / "journal").glob("*/[0-9]*/*.json") if path.name != HEADER]
     return {path.stem: decode(path.read_bytes(), path.stem).measurement.value for path in files}
 
 
