@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from dataclasses import replace
 
 import pytest
 from comparing_examples import (
     REFERENCE,
+    TOTAL,
     B,
     C,
     command,
     identity,
+    mean,
     measured,
     put,
     quality,
@@ -22,6 +25,7 @@ from comparing_examples import (
     weights,
 )
 
+from pytest_quant import baseline
 from pytest_quant.comparing import judging, sides
 
 HEAVY = ("torch", "pytest", "transformers", "safetensors", "xdist")
@@ -77,6 +81,32 @@ def test_windows_count_by_their_weight_though_a_baseline_does_not_keep_it(tmp_pa
     assert str(row.verdict) == "passed"
     (of_run,) = judging.compare(sides.read(old), sides.read(run(tmp_path / "r.json", measured())))
     assert of_run.change == "+0.0000 nats"
+
+
+@pytest.mark.parametrize("metric", ["perplexity_delta", "kl_divergence", "token_agreement", "task_accuracy"])
+def test_two_baselines_say_what_their_weights_would(metric):
+    """The difference of the whole means is the mean difference: verdict and change are those of a paired run."""
+    draw, seen = random.Random(0), set()
+    for _ in range(200):
+        counts = tuple(draw.choice((0.25, 0.5, 1.0)) for _ in range(TOTAL))
+        before = tuple(draw.uniform(0.1, 0.9) for _ in range(TOTAL))
+        size = draw.choice((0.0, 0.002, 0.02))
+        after = tuple(min(1.0, max(0.0, score + draw.gauss(0.0, size))) for score in before)
+        then, now = (
+            sides.from_entry("gpu-a", "org/model", whole(metric, scores, counts)) for scores in (before, after)
+        )
+        weighed = replace(now, measurement=replace(now.measurement, weights=counts, alpha=0.01))
+        found, expected = judging.judge(now, then), judging.judge(weighed, then)
+        assert (found.verdict, found.shown) == (expected.verdict, expected.shown)
+        seen.add(str(found.verdict))
+    assert seen == {"passed", "improved", "regressed"}
+
+
+def whole(metric: str, scores: tuple[float, ...], counts: tuple[float, ...]) -> baseline.Entry:
+    average = mean(scores, counts)
+    told = math.exp(average) if metric == "perplexity_delta" else average
+    asked = {**identity(metric), "protocol": {"weights": "own"}}
+    return baseline.Entry(metric, "nf4", asked, average, "nats", scores=scores, figures={"format_value": told})
 
 
 def test_figures_that_are_not_of_the_scores_are_not_believed(tmp_path, capsys):
