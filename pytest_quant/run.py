@@ -172,7 +172,7 @@ class Run:
             _ = self.options  # under xdist, the first that this process hears of a quantization test
         if not self.used:
             return
-        if carried is not None:
+        if carried is not None and "journal" in carried:  # a worker that died has sent none
             self.keeper.hear(carried["journal"])
         if report.when == "teardown" and report.failed:
             self.ledger.note_failure(report.nodeid)
