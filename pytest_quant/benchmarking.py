@@ -60,6 +60,7 @@ class Benchmark:
         _check_count("rounds", rounds, 1)
         _check_count("warmup_rounds", warmup_rounds, 0)
         work.check(model.loaded.max_positions)
+        model.require_on_devices(f"the speed of {phase}")
         benchmark = self._fixture()
         stream = self._session.population.stream(self._spec.source, model.loaded.vocabulary)
         run = _Run(model.timer(work.cache, compiled=work.compile), work, stream)

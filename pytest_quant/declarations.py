@@ -51,7 +51,7 @@ _FIXTURES = frozenset(
 
 MARKERS = {
     "quant": "(model, formats, reference, engine, engine_args, reference_engine, revision, trust_remote_code, "
-    "require_native, checkpoints, quantize): model and formats",
+    "require_native, checkpoints, quantize, device_map, max_memory): model and formats",
     "perplexity_delta": "(max, max_ratio, min_effect): perplexity above the reference's",
     "kl_divergence": "(max, p90, p95, p99, p999, max_bound, min_effect): nats a token from the reference",
     "token_agreement": "(min, min_effect): share of tokens that the reference puts first too",
@@ -80,6 +80,11 @@ OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("quant-engine", "ENGINE", "what executes the model: transformers (default) or vllm"),
     ("quant-engine-args", "JSON", 'what the engine is told besides, such as {"tensor_parallel_size": 2}'),
     ("quant-reference-engine", "ENGINE", "what executes the reference (default: the engine of the formats)"),
+    (
+        "quant-device-map",
+        "MAP",
+        "where the parts of a model go: auto, balanced, balanced_low_0, sequential or JSON (default: the first device)",
+    ),
     (
         "quant-corpus",
         "NAME",

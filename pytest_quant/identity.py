@@ -78,6 +78,8 @@ def identity(
             found["reference"]["engine"] = spec.reference_engine
     if engine_args:
         found["engine_args"] = dict(engine_args)
+    if spec.placement is not None and (gate.is_timed or gate.metric == "memory_budget"):
+        found["device_map"] = spec.placement.plain
     if protocol is not None:
         found["protocol"] = dict(protocol)
     return found

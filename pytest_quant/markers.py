@@ -76,6 +76,10 @@ def _quant_arguments(mark: pytest.Mark) -> dict[str, Any]:
         arguments["formats"] = _format_names(mark, tuple(formats))
     if arguments.get("reference") is not None:
         _format_names(mark, (arguments["reference"],))
+    if isinstance(arguments.get("device_map"), Mapping):
+        arguments["device_map"] = tuple(arguments["device_map"].items())
+    if isinstance(arguments.get("max_memory"), Mapping):
+        arguments["max_memory"] = tuple(arguments["max_memory"].items())
     if (places := arguments.get("checkpoints")) is not None:
         if not isinstance(places, Mapping) or not all(isinstance(place, str) and place for place in places.values()):
             raise UsageError(f'{_shown(mark, "checkpoints")} must name a place for each format, as {{"gptq": "DIR"}}')

@@ -50,7 +50,11 @@ class Measuring:
         from pytest_quant.stats.sequence import MIN_WINDOWS, next_look
 
         spec, quality = asked.spec, self._session.quality
-        self._session.turns.format(spec, asked.format)  # what cannot run here is skipped before anything is scored
+        # what cannot run here is skipped before anything is scored
+        model = self._session.turns.format(spec, asked.format)
+        away = model.loaded.offload
+        slow = "" if away is None else f", slowly: {away}"
+        del model
         self._session.require_unchanged(spec)
         pair, total = quality.pair(spec, asked.format, asked.gate), quality.total(spec)
         early = bool(asked.gate.limits) and not self._settings.full
@@ -61,7 +65,7 @@ class Measuring:
                 while len(pair.scores) < look:
                     quality.extend(spec, asked.format, pair, look)
                     scored = f"{len(pair.scores)}/{total} windows"
-                    self._progress.show(f"{asked.format}: scoring {spec.source.short} {scored}{shown}")
+                    self._progress.show(f"{asked.format}: scoring {spec.source.short} {scored}{shown}{slow}")
                 if len(pair.scores) < total and early:
                     measured = self._from_windows(asked, pair, at_the_end=False)
                     if not _settled(asked, measured):

@@ -57,10 +57,12 @@ class Memory:
     def _count(self, spec: ModelSpec, format_name: str, gate: Gate) -> Found:
         asked = dict(gate.parameters)
         model = self._models.either(spec, format_name)
+        if asked["of"] in ("peak", "activations"):
+            model.require_on_devices(f"memory_budget(of={asked['of']!r})")
         needed = self.needed(spec, format_name, gate)
         if needed is not None:
             what = f"{gate.metric} of {spec.source.short} in {format_name}"
-            room.require(what, needed, self._device, self._models.held_bytes())
+            room.require(what, needed, self._device, self._models.held_bytes(), spec.placement)
         stream = None if asked["of"] == "weights" else self._stream(model, spec)
         if asked["of"] in ("peak", "activations"):
             model.in_process(f'memory_budget(of="{asked["of"]}")')
@@ -68,6 +70,8 @@ class Memory:
         of_reference = None
         if gate.needs_reference:
             reference = self._models.either(spec, spec.reference)  # in the place of the format, where both do not fit
+            if asked["of"] in ("peak", "activations"):
+                reference.require_on_devices(f"memory_budget(of={asked['of']!r})")
             of_reference = memory.used(reference.loaded, tokens=stream, **asked)
         quantities, figures = memory.memory_budget(used, of_reference)
         figures = {**figures, **process_memory.figures(self._device)}

@@ -112,6 +112,15 @@ class ModelHandle:
                 figures["recipe"] += FLATTERED
         return figures
 
+    def require_on_devices(self, what: str) -> None:
+        """:class:`Unsupported` where weights are offloaded, so that ``what`` would be of moving them."""
+        if (away := self.loaded.offload) is not None:
+            raise Unsupported(
+                asked=f"{what} of {self.name} in {self.format.name}",
+                found=f"{away}: each forward brings them to the device, and that is what would be measured",
+                needed="more memory or fewer bits, or a device_map without offload; quality can be measured so",
+            )
+
     def generate(self, prompt: str, max_new_tokens: int = 20, **arguments: Any) -> str:
         """The continuation of ``prompt`` as text, greedy unless told otherwise."""
         return self.loaded.generate(prompt, max_new_tokens, **arguments)

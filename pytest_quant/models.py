@@ -179,6 +179,10 @@ class Models:
             raise self._no_room(spec, format, said) from None
         finally:
             self._progress.clear()
+        if spec.placement is not None and spec.placement.spills and self._held and loaded.offload is not None:
+            said = str(loaded.offload)
+            del loaded
+            raise self._no_room(spec, format, said)
         return ModelHandle(loaded, format, support, spec.source.short, checkpoint)
 
     def _opened(self, spec: ModelSpec, format: Format, place: str | None) -> TransformersModel | VllmModel:
@@ -194,13 +198,19 @@ class Models:
                 engine_args=spec.arguments(),
                 is_reference=format.name == spec.reference,
             )
-        return loading.load(spec.source, format, registry.backend(format), spec.compute_dtype, self._device, place)
+        backend = registry.backend(format)
+        return loading.load(spec.source, format, backend, spec.compute_dtype, self._device, place, spec.placement)
 
     def _check_fits(self, spec: ModelSpec, format: Format) -> None:
         """A skip with the arithmetic where the weights alone exceed what is free."""
+        if spec.placement is not None and spec.placement.spills and not self._held:
+            return  # what finds no room is offloaded; but not only because another model is here
+        if spec.engine_of(format.name) == vllm.NAME:
+            return  # over how many devices it goes, and what it leaves free there, is the engine's to say
         need = self._needed(spec, format)
         if need is not None:
-            room.require(f"{spec.source.short} in {format.name}", need, self._device, self.held_bytes())
+            what = f"{spec.source.short} in {format.name}"
+            room.require(what, need, self._device, self.held_bytes(), spec.placement)
 
     def _no_room(self, spec: ModelSpec, format: Format, said: str) -> room.NoRoom:
         """Why a model could not be loaded, once what was there of it is given back."""

@@ -33,6 +33,7 @@ class Options:
     engine: str
     engine_args: tuple[tuple[str, str], ...]
     reference_engine: str | None
+    device_map: str | None
     revision: str | None
     trust_remote_code: bool
     corpus: str
@@ -80,6 +81,7 @@ def read(config: pytest.Config) -> Options:
         engine=told.either("quant-engine", "transformers").text or "",
         engine_args=told.arguments("quant-engine-args"),
         reference_engine=told.either("quant-reference-engine").text or None,
+        device_map=told.device_map("quant-device-map"),
         revision=config.getini("quant_revision") or None,
         trust_remote_code=bool(config.getini("quant_trust_remote_code")),
         corpus=told.corpus("quant-corpus", "python-docs"),
@@ -217,6 +219,14 @@ class _Told:
         if not isinstance(found, dict):
             raise pytest.UsageError(f'{said.where}={said.text}: write JSON, such as {{"tensor_parallel_size": 2}}')
         return packed(found)
+
+    def device_map(self, name: str) -> str | None:
+        from pytest_quant.placement import parse
+
+        said = self.either(name)
+        if said.text is not None:
+            self._check(said, lambda text: str(parse(text)))
+        return said.text
 
     def calibration(self, name: str) -> Calibration | None:
         from pytest_quant.quantizing import settings_of

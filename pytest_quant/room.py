@@ -15,6 +15,7 @@ from pytest_quant.roofline.shape import ModelShape
 
 if TYPE_CHECKING:
     from pytest_quant.model import ModelHandle
+    from pytest_quant.placement import Placement
 
 _TOLERANCE = 0.98
 """Predictions are right to a percent: what fits by less than two is tried."""
@@ -104,13 +105,23 @@ def least(work: Work, shape: ModelShape, bits: int, kv_bits: int | None) -> Need
     return Need(None, cache, states, f"batch {work.batch_size:,}, context {work.kept or work.tokens:,}")
 
 
-def require(asked: str, need: Need, device: Device, held: Mapping[str, int]) -> None:
+def require(
+    asked: str, need: Need, device: Device, held: Mapping[str, int], placement: Placement | None = None
+) -> None:
     """:class:`NoRoom` with the arithmetic where more is needed than is free. ``held`` are models of this run, by what
-    they are called, and their bytes."""
-    free = memory.free_bytes(device)
+    they are called, and their bytes; a ``placement`` says on which devices."""
+    free = _free(device, placement)
     if free is None or need.total * _TOLERANCE <= free:
         return
     raise NoRoom(asked, f"{gigabytes(free)} free on {device.name}{beside(held)}", str(need))
+
+
+def _free(device: Device, placement: Placement | None) -> int | None:
+    if placement is None:
+        return memory.free_bytes(device)
+    from pytest_quant.engines.placing import free_bytes
+
+    return free_bytes(placement, device)
 
 
 def explain(device: Device, held: Mapping[str, int], need: Need | None = None) -> str:

@@ -24,6 +24,10 @@ class Quant:
     engine_args: tuple[tuple[str, str], ...] | None = None
     """What the engine is told besides: names, and values as JSON."""
     reference_engine: str | None = None
+    device_map: str | tuple[tuple[str, int | str], ...] | None = None
+    """Where the parts of the model go: a word of accelerate's, or a place for each by its name."""
+    max_memory: tuple[tuple[int | str, int | str], ...] | None = None
+    """Bytes that such a word may use of each place."""
 
 
 @dataclass(frozen=True)

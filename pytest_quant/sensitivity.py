@@ -10,7 +10,7 @@ from pytest_quant.corpora.windows import Window
 from pytest_quant.engines import candidates
 from pytest_quant.engines.candidates import Candidates, Layer
 from pytest_quant.engines.replay import Change, Replay, swapped
-from pytest_quant.errors import NotMeasured, ProofFailed, UsageError
+from pytest_quant.errors import NotMeasured, ProofFailed, Unsupported, UsageError
 from pytest_quant.formats import registry
 from pytest_quant.formats.rounding import Rounding
 from pytest_quant.metrics import keeping, pairing
@@ -137,7 +137,13 @@ class Sensitivity:
 
     def _pair(self, spec: ModelSpec, asked: str | Rounding) -> _Pair:
         reference = self._model(spec, spec.reference)
-        reference.in_process("a scan")
+        loaded = reference.in_process("a scan")
+        if loaded.offload is not None or len(loaded.places) > 1:
+            raise Unsupported(
+                asked=f"the sensitivity of the layers of {spec.source.short}",
+                found=f"{spec.placement}, which spreads it: layers of two models cannot stand in for each other there",
+                needed="one device for the whole model",
+            )
         if isinstance(asked, Rounding):
             return _Rounded(asked.name, reference, candidates.of_rounding(reference, asked))
         quantized = self._model(spec, asked)

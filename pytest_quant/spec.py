@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_quant.engines.source import ModelSource
+from pytest_quant.placement import Placement
 
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -29,6 +30,9 @@ class ModelSpec:
     """Whether to make a checkpoint that is not there; None: as the run is told."""
     require_native: bool | None = None
     """None: formats that quantize activations need native units; True: every format does; False: none."""
+
+    placement: Placement | None = None
+    """Where the parts of the model go; None: all on the first device."""
 
     @property
     def compute_dtype(self) -> str:

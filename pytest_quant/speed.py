@@ -218,6 +218,7 @@ class Speed:
 
     def _warm(self, spec: ModelSpec, handle: ModelHandle, work: Workload, pair: _Pair, which: str) -> Player:
         """What runs the workload on a loaded model, warmed up; its bound is noted."""
+        handle.require_on_devices(f"the speed of {work.phase}")
         work.check(handle.loaded.max_positions)
         self._require_room(spec, handle, work)
         tokens = prompt(self._stream(handle, spec), work.batch_size, work.prompt_tokens)
@@ -234,7 +235,7 @@ class Speed:
         need = needed(handle, forward, trust_remote_code=spec.source.trust_remote_code)
         if need is not None:
             asked = f"{work.phase} of {spec.source.short} in {handle.format.name}"
-            require(asked, need, self._device, self._models.held_bytes())
+            require(asked, need, self._device, self._models.held_bytes(), spec.placement)
 
     def _refuse_impossible(self, spec: ModelSpec, format_name: str, gate: Gate, work: Workload, pair: _Pair) -> None:
         """:class:`UsageError` where the format would have to be faster than the hardware allows."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from pytest_quant.errors import UsageError
 from pytest_quant.formats import registry
 from pytest_quant.gates.gate import Gate
 from pytest_quant.options import Options, local_folder, local_place
+from pytest_quant.placement import Placement, parse
 from pytest_quant.spec import ModelSpec
 
 ENGINES = (transformers.NAME, vllm.NAME)
@@ -144,4 +146,20 @@ def _spec(marker: schemas.Quant, options: Options) -> ModelSpec:
         checkpoints=tuple((name, local_place(options.rootpath, place)) for name, place in marker.checkpoints or ()),
         quantize=marker.quantize,
         require_native=marker.require_native,
+        placement=_placement(marker, options, {engine, of_reference}),
     )
+
+
+def _placement(marker: schemas.Quant, options: Options, engines: Collection[str]) -> Placement | None:
+    asked: Any = options.device_map if marker.device_map is None else marker.device_map
+    if asked is None:
+        if marker.max_memory is not None:
+            raise UsageError('quant(max_memory=...) goes with a device_map, such as device_map="auto"')
+        return None
+    if transformers.NAME not in engines:
+        if marker.device_map is None:  # of the run, of which other tests use transformers
+            return None
+        raise UsageError("quant(device_map=...) is of the engine transformers; vLLM places a model by itself")
+    if isinstance(asked, tuple):
+        asked = dict(asked)
+    return parse(asked, None if marker.max_memory is None else dict(marker.max_memory))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from pytest_quant.engines import memory
+from pytest_quant.engines import memory, placing
 from pytest_quant.engines.quiet import quiet
 from pytest_quant.engines.shape import eligible, skeleton
 from pytest_quant.engines.source import ModelSource
@@ -19,7 +22,19 @@ from pytest_quant.formats.format import Format
 from pytest_quant.formats.proof import is_excluded, matching_nothing, prove
 from pytest_quant.formats.storage import footprint
 from pytest_quant.hardware import Device
+from pytest_quant.placement import Placement
 
+_OFFLOADING = (
+    "offload",
+    "on the CPU or the disk",
+    "CPU or disk",
+    "cpu/disk",
+    "to disk",
+    "automatic conversion",
+    "meta device",
+    "meta tensor",
+)
+"""What libraries say where a device map puts weights on no device that computes them, and they cannot."""
 _CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
@@ -30,8 +45,10 @@ def load(
     compute_dtype: str,
     device: Device,
     checkpoint: str | None = None,
+    placement: Placement | None = None,
 ) -> TransformersModel:
-    """Load, then prove (before the first forward). ``checkpoint`` is where the format was made beforehand.
+    """Load, then prove (before the first forward). ``checkpoint`` is where the format was made beforehand,
+    ``placement`` where the parts of the model go; without it all are on the first device.
 
     Raises :class:`UsageError` where there is no such model, :class:`Unsupported` where it does not fit or a library
     cannot run it, :class:`ProofFailed` where it is not in the format.
@@ -39,17 +56,33 @@ def load(
     from transformers import AutoConfig, AutoTokenizer
 
     opening = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
+    if placement is not None:
+        placing.check(placement, device)
+    folder: str | None = None
     try:
         with quiet():
             config = AutoConfig.from_pretrained(source.name, **opening)
             tokenizer = AutoTokenizer.from_pretrained(source.name, **opening)
+            placed: dict[str, Any] = {}
+            if placement is not None:
+                folder = tempfile.mkdtemp(prefix="pytest-quant-offload-")
+                placed = _placed(placement, config, source, folder)
             eligible = eligible_weights(config, trust_remote_code=source.trust_remote_code)
             asked = _asked(source, format, compute_dtype, device, eligible, checkpoint)
-            model = backend.open(asked, partial(_from_pretrained, source, config, device))
+            model = backend.open(asked, partial(_from_pretrained, source, config, device, placed))
     except QuantError:
+        _remove(folder)
         raise
     except Exception as error:
-        if not memory.is_out_of_memory(error):
+        _remove(folder)
+        exhausted = memory.is_out_of_memory(error)
+        if placement is not None and not exhausted and any(word in str(error) for word in _OFFLOADING):
+            raise Unsupported(
+                asked=f"{source.short} in {format.name} with {placement}",
+                found=f"its library does not offload weights ({_first_line(error)})",
+                needed="more memory, fewer bits, or a device_map without cpu and disk",
+            ) from None
+        if not exhausted:
             if checkpoint is not None:
                 raise UsageError(
                     f"the checkpoint {checkpoint!r} cannot be loaded as {format.name}: {_first_line(error)}; restore "
@@ -74,8 +107,21 @@ def load(
     if model is None:
         raise UsageError(f"the loader of {format.name} gave no model: it must return it")
     model.eval()
+    if folder is not None:
+        weakref.finalize(model, _remove, folder)
+    if placement is not None:
+        placing.check_placed(model, placement, f"{source.short} in {format.name}")
     proof = prove(model, format, backend, eligible)
-    loaded = TransformersModel(model, tokenizer, device, proof, format)
+    try:
+        loaded = TransformersModel(model, tokenizer, device, proof, format)
+    except (RuntimeError, NotImplementedError) as error:
+        if placement is None or isinstance(error, QuantError) or memory.is_out_of_memory(error):
+            raise
+        raise Unsupported(
+            asked=f"{source.short} in {format.name} with {placement}",
+            found=f"a forward that fails ({_first_line(error)})",
+            needed="a device_map that does not cut through layers, one device for all, or another format",
+        ) from None
     if backend.unpacks:
         loaded.proof = replace(loaded.proof, unpacked_bytes=footprint(model).total)
     return loaded
@@ -119,11 +165,27 @@ def _asked(
     )
 
 
-def _from_pretrained(source: ModelSource, config: Any, device: Device, name: str, **arguments: Any) -> Any:
+def _placed(placement: Placement, config: Any, source: ModelSource, folder: str) -> dict[str, Any]:
+    """What ``from_pretrained`` is told of where the parts go; ``folder`` takes what it has to write of them."""
+    model = skeleton(config, trust_remote_code=source.trust_remote_code)
+    placed: dict[str, Any] = {"device_map": placing.resolve(placement, model), "offload_folder": folder}
+    if placement.max_memory:
+        placed["max_memory"] = dict(placement.max_memory)
+    return placed
+
+
+def _remove(folder: str | None) -> None:
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _from_pretrained(
+    source: ModelSource, config: Any, device: Device, placed: Mapping[str, Any], name: str, **arguments: Any
+) -> Any:
     """transformers' ``from_pretrained`` on the device; :class:`UsageError` where the files do not make the model."""
     from transformers import AutoModelForCausalLM
 
-    given = {"device_map": {"": PLACES[device.kind]}, "use_safetensors": True, **arguments}
+    given = {"device_map": {"": PLACES[device.kind]}, "use_safetensors": True, **placed, **arguments}
     if name == source.name:  # a checkpoint is elsewhere, and has no such revision
         given = {"revision": source.revision, **given}
     if "gguf_file" in given:  # which lacks much of a config: rope scaling, what is tied

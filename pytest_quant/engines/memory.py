@@ -9,7 +9,7 @@ import gc
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,14 @@ def free_bytes(device: Device, root: Path = sysfs.ROOT) -> int | None:
     return None if kib is None else min(limit for limit in limits if limit is not None)
 
 
+def free_on(number: int) -> int:
+    """The same of one GPU, by its number."""
+    import torch
+
+    kept = torch.cuda.memory_reserved(number) - torch.cuda.memory_allocated(number)
+    return int(torch.cuda.mem_get_info(number)[0]) + kept
+
+
 def give_back(device: Device) -> None:
     """Return what is no longer referred to, to the device and to the operating system."""
     gc.collect()
@@ -65,12 +73,12 @@ def give_back(device: Device) -> None:
             ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def peak_above_start(device: Device, work: Callable[[], object]) -> int:
+def peak_above_start(device: Device, work: Callable[[], object], places: Sequence[str] = ()) -> int:
     """Bytes by which torch's allocations rose at most while ``work`` ran, over what was held when it began.
 
     On CUDA the allocator's own mark. On a CPU every allocation and release is recorded by torch's profiler, so
     that the same code gives the same bytes; resident memory would tell of the C library's caches as much.
-    Elsewhere :class:`NotMeasured`.
+    Of several devices, named by ``places``, the marks of each are added. Elsewhere :class:`NotMeasured`.
     """
     give_back(device)
     if device.kind == "cpu":
@@ -81,12 +89,16 @@ def peak_above_start(device: Device, work: Callable[[], object]) -> int:
         )
     import torch
 
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
+    used = places or (torch.cuda.current_device(),)
+    before = {}
+    for place in used:
+        torch.cuda.synchronize(place)
+        torch.cuda.reset_peak_memory_stats(place)
+        before[place] = torch.cuda.memory_allocated(place)
     work()
-    torch.cuda.synchronize()
-    return int(torch.cuda.max_memory_allocated() - before)
+    for place in used:
+        torch.cuda.synchronize(place)
+    return int(sum(torch.cuda.max_memory_allocated(place) - before[place] for place in used))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

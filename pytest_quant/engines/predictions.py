@@ -98,7 +98,8 @@ def against(reference: Predictions, predictions: Predictions, count: int) -> tup
         found = (theirs.nll(), *theirs.top(count))
         kept.append(found)
         part = (ours.nll(), ours.lead(found[1]), ours.at(found[1]))
-        log_p, log_q = theirs.log_probabilities(), ours.log_probabilities()
+        log_q = ours.log_probabilities()
+        log_p = theirs.log_probabilities().to(log_q.device)
         # a token that the reference rules out adds nothing, whatever the other says of it; NaN stays NaN
         ruled_out = log_p.isneginf() & ~log_q.isnan()
         torch.sub(log_p, log_q, out=log_q)

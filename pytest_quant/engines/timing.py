@@ -11,6 +11,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from pytest_quant.engines.memory import is_out_of_memory
+from pytest_quant.engines.transformers import PLACES
 from pytest_quant.errors import NotMeasured, Unsupported, UsageError
 
 if TYPE_CHECKING:
@@ -160,7 +161,8 @@ class Marks:
 
     def __init__(self, model: TransformersModel) -> None:
         self._model = model
-        self._event = _events(model.device.kind)
+        # an event is of one device's stream
+        self._event = _events(model.device.kind) if model.places == (PLACES[model.device.kind],) else None
         self._marks: list[Any] = []
         model.synchronize()
         self.mark()

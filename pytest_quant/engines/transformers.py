@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_quant.engines import predictions
+from pytest_quant.engines import placing, predictions
 from pytest_quant.engines.memory import is_out_of_memory
 from pytest_quant.engines.predictions import Compared, Predictions, Top
 from pytest_quant.errors import NotFinite, ProofFailed, QuantError, Unsupported
-from pytest_quant.formats import kv_cache
+from pytest_quant.formats import kv_cache, offloading
 from pytest_quant.formats.format import Format
 from pytest_quant.formats.proof import Proof
 from pytest_quant.formats.stamp import stamp
@@ -48,6 +48,12 @@ class TransformersModel:
         self.tokenizer = tokenizer
         self.device = device
         self.proof = proof
+        self.places = placing.devices(model)
+        """The devices that compute it."""
+        self.offload = offloading.offload(model)
+        """What of it is on none of them."""
+        self.input_place = placing.execution_device(model.get_input_embeddings())
+        """The device that tokens go to."""
         self._cached: kv_cache.KVCache | None = None
         self._head: Callable[[torch.Tensor], torch.Tensor] | None = None
         self._settle()
@@ -100,7 +106,9 @@ class TransformersModel:
         with torch.inference_mode():
             if self._head is None:
                 logits = self._through(self.model, "logits", inputs)
+                labels = labels.to(logits.device)
                 return Predictions(logits[:, scored_from - 1 :].flatten(0, 1), None, labels, logits.shape[-1])
+            labels = labels.to(placing.execution_device(self.model.get_output_embeddings()))
             states = self._through(self.model.base_model, "last_hidden_state", inputs)
             return Predictions(
                 states[:, scored_from - 1 :].flatten(0, 1),
@@ -307,26 +315,31 @@ class TransformersModel:
                 return None
             whole = self.model(tokens, use_cache=False).logits
             heads = _heads(head, self.model.config.get_text_config())
-            return next((found for found in heads if torch.equal(found(states), whole)), None)
+            return next((found for found in heads if torch.equal(found(states).to(whole.device), whole)), None)
 
     @property
-    def _place(self) -> str:
-        return PLACES[self.device.kind]
+    def _place(self) -> torch.device:
+        """Where tokens go in."""
+        place: torch.device = self.input_place
+        return place
 
     def tensor(self, tokens: NDArray[np.int64]) -> torch.Tensor:
-        """Tokens on the device."""
+        """Tokens on the device that reads them."""
         import torch
 
         return torch.as_tensor(tokens, device=self._place)
 
     def synchronize(self) -> None:
-        """Wait until the device has done what it was asked."""
+        """Wait until every device of the model has done what it was asked."""
         import torch
 
+        accelerators = [place for place in self.places if place.startswith(("cuda", "xpu"))]
         if self.device.kind in ("cuda", "rocm"):
-            torch.cuda.synchronize()
+            for place in accelerators:
+                torch.cuda.synchronize(place)
         elif self.device.kind == "xpu":
-            torch.xpu.synchronize()
+            for place in accelerators:
+                torch.xpu.synchronize(place)
         elif self.device.kind == "mps":
             torch.mps.synchronize()
 

@@ -17,6 +17,7 @@ from typing import Any
 from pytest_quant.errors import ProofFailed
 from pytest_quant.formats.backend import Backend, Stored
 from pytest_quant.formats.format import Format
+from pytest_quant.formats.offloading import offload, onloaded
 from pytest_quant.formats.storage import footprint
 
 MIN_SHARE = 0.95
@@ -51,6 +52,10 @@ class Proof:
     """What the backend tells of the eligible weights' representation, where it is the same for all of them."""
     kv_cache: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """How keys and values are stored, where that is part of the format."""
+    offloaded_bytes: int | None = None
+    """Of the weights' bytes, those that are in host memory or on disk between two forwards; None where none are."""
+    bytes_by_device: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """True bytes on each device, and offloaded ones by their place; empty where all are on one."""
     reference_difference: float | None = None
     """Largest absolute difference of the logits from the reference's on a probe; None until compared."""
 
@@ -70,6 +75,10 @@ class Proof:
         }
         if self.unpacked_bytes is not None:
             record["unpacked_bytes"] = self.unpacked_bytes
+        if self.bytes_by_device:
+            record["bytes_by_device"] = dict(self.bytes_by_device)
+        if self.offloaded_bytes is not None:
+            record["offloaded_bytes"] = self.offloaded_bytes
         if self.parameters:
             record["parameters"] = dict(self.parameters)
         if self.kv_cache:
@@ -91,6 +100,7 @@ class Proof:
 def prove(model: Any, format: Format, backend: Backend, eligible: Mapping[str, int]) -> Proof:
     """Examine a freshly loaded model (before its first forward, which may repack the weights).
 
+    A module whose weights are offloaded is looked at with its weights brought in as for a forward, one at a time.
     ``eligible`` gives the number of weights of each parameter that a matrix product uses, by name. Those that the
     format excludes must not be in it. Raises :class:`ProofFailed` with the figures.
     """
@@ -105,6 +115,8 @@ def prove(model: Any, format: Format, backend: Backend, eligible: Mapping[str, i
     wrong: dict[str, str] = {}
     told: dict[str, set[Any]] = {}
     held = []
+    brought = 0
+    """Bytes of the eligible weights that are offloaded."""
     hidden: list[str] = []
     for name in eligible:
         owner_name, _, weight_name = name.rpartition(".")
@@ -113,9 +125,15 @@ def prove(model: Any, format: Format, backend: Backend, eligible: Mapping[str, i
             left_out.append(name)
             continue
         kernels[type(owner).__qualname__] += 1
-        held.append(backend.weight(owner, weight_name))
-        stored = backend.stored(owner)
-        bits = 8.0 * footprint(held[-1]).total / eligible[name]
+        with onloaded(owner) as offloaded:
+            weight = backend.weight(owner, weight_name)
+            stored = backend.stored(owner)
+            size = footprint(weight).total
+        if offloaded:
+            brought += size
+        else:
+            held.append(weight)
+        bits = 8.0 * size / eligible[name]
         fits = not backend.by_bytes or _fits(bits, format)
         if stored is not None and bits < _LEAST * stored.num_bits:
             hidden.append(name)
@@ -127,15 +145,20 @@ def prove(model: Any, format: Format, backend: Backend, eligible: Mapping[str, i
                 told.setdefault(key, set()).add(value)
     weights = sum(eligible.values())
     share = 1.0 - sum(eligible[name] for name in left_out) / weights if weights else 0.0
-    whole = footprint(backend.whole(model))
+    whole, away = footprint(backend.whole(model)), offload(model)
+    places = dict(whole.by_device)
+    if away is not None:
+        places.update({f"offloaded to {place}": size for place, size in away.bytes.items()})
     proof = Proof(
         format=format.name,
         quantized_weight_share=share,
-        bits_per_weight=8.0 * footprint(held).total / weights if weights else 0.0,
-        weight_bytes=whole.total,
+        bits_per_weight=8.0 * (footprint(held).total + brought) / weights if weights else 0.0,
+        weight_bytes=whole.total + (0 if away is None else away.total),
         bytes_by_dtype=whole.by_dtype,
         kernels=dict(kernels),
         left_out=tuple(left_out),
+        offloaded_bytes=None if away is None else away.total,
+        bytes_by_device=places if len(places) > 1 else {},
         parameters={key: next(iter(values)) for key, values in sorted(told.items()) if len(values) == 1},
     )
     _check(proof, wrong, hidden, len(eligible), format)

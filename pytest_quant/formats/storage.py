@@ -18,10 +18,11 @@ _PLAIN = (str, bytes, int, float, complex, bool, type(None), type)
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes of unique storages, in all and by dtype."""
+    """Bytes of unique storages, in all, by dtype and by device."""
 
     total: int
     by_dtype: Mapping[str, int]
+    by_device: Mapping[str, int]
 
 
 def footprint(*roots: Any) -> Footprint:
@@ -32,9 +33,11 @@ def footprint(*roots: Any) -> Footprint:
     for root in roots:
         _visit(root, storages, seen, _DEPTH)
     by_dtype: Counter[str] = Counter()
-    for size, dtype in storages.values():
+    by_device: Counter[str] = Counter()
+    for (device, _), (size, dtype) in storages.items():
         by_dtype[dtype] += size
-    return Footprint(sum(by_dtype.values()), dict(sorted(by_dtype.items())))
+        by_device[device] += size
+    return Footprint(sum(by_dtype.values()), dict(sorted(by_dtype.items())), dict(sorted(by_device.items())))
 
 
 def _visit(value: Any, storages: dict[tuple[str, int], tuple[int, str]], seen: set[int], depth: int) -> None:
@@ -58,7 +61,8 @@ def _children(value: Any, storages: dict[tuple[str, int], tuple[int, str]], dept
             _note(value, storages)
         yield from ((child, depth - 1) for child in vars(value).values())
     elif isinstance(value, torch.nn.Module):
-        yield from ((child, _DEPTH) for child in vars(value).values())
+        # what accelerate keeps of offloaded weights is not on the module's device
+        yield from ((child, _DEPTH) for name, child in vars(value).items() if name != "_hf_hook")
     elif isinstance(value, Mapping):
         yield from ((child, depth) for child in value.values())
     elif isinstance(value, (list, tuple, set)):

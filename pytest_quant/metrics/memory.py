@@ -28,6 +28,7 @@ class Held(Protocol):
 
     device: Device
     proof: Proof
+    places: tuple[str, ...]
 
     @property
     def max_positions(self) -> int | None: ...
@@ -51,7 +52,9 @@ def used(model: Held, of: str, tokens: NDArray[np.int64] | None, batch_size: int
     both together. Weights need no tokens."""
     weights = model.proof.held_bytes
     if of == "weights" or tokens is None:
-        return Used(weights)
+        away = model.proof.offloaded_bytes
+        figures = {} if away is None else {"on_device_bytes": float(weights - away), "offloaded_bytes": float(away)}
+        return Used(weights, figures)
     if model.max_positions is not None and context > model.max_positions:
         raise UsageError(f"context={context} does not fit the model's {model.max_positions} positions")
     batch = prompt(tokens, batch_size, context)
@@ -59,7 +62,7 @@ def used(model: Held, of: str, tokens: NDArray[np.int64] | None, batch_size: int
         kept = model.kv_cache_bytes(batch)
         return Used(kept, {"kv_bytes_per_token": kept / (batch_size * context)})
     model.token_nll(batch[:, :WARM_UP])
-    activations = peak_above_start(model.device, lambda: model.token_nll(batch))
+    activations = peak_above_start(model.device, lambda: model.token_nll(batch), model.places)
     figures = {"weight_bytes": float(weights), "activation_bytes": float(activations)}
     return Used(activations if of == "activations" else weights + activations, figures)
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from pytest_quant.engines.transformers import PLACES
 from pytest_quant.errors import NotFinite
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ class HeldModel:
     def __init__(self, loaded: TransformersModel, format: str) -> None:
         import torch
 
-        self.device = torch.device(PLACES[loaded.device.kind])
+        self.device = torch.device(loaded.input_place)
         self.config = loaded.model.config
         self.name_or_path = ""
         self._loaded = loaded

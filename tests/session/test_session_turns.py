@@ -137,6 +137,20 @@ def test_a_later_run_does_not_load_the_reference(run, room_for_one):
     assert same(first, later)
 
 
+def test_a_map_that_could_offload_takes_turns_first(run, room_for_one):
+    """The reference fits alone: offloaded beside the format it would be slow for nothing."""
+    from dataclasses import replace
+
+    from pytest_quant.placement import parse
+
+    run.spec = replace(run.spec, placement=parse("auto"))
+    run.capacity = room_for_one
+    session = run.session()
+    session.measure(run.spec, "int8", PERPLEXITY)
+    assert run.loaded == ["int8", "fp32", "int8"]
+    assert not run.together
+
+
 def test_the_divergence_is_a_lower_bound_and_says_so(run, room_for_one):
     wide = run.session("wide").measure(run.spec, "int8", KL)
     run.capacity = room_for_one

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pytest_quant.formats.offloading import Offload
+
 _WIDER = 4
 """Times as many tokens of the format are asked for as the reference kept: a token that the reference holds for probable
 is rarely beyond them."""
@@ -27,6 +29,10 @@ class VllmModel:
     """One loaded model: scores windows, decodes, accounts for its memory. :meth:`close` ends its process."""
 
     engine = NAME
+    offload: Offload | None = None
+    """Weights that are on no device: what vLLM offloads is said by its own arguments."""
+    places: tuple[str, ...] = ()
+    """Devices that this process computes on for it: none."""
 
     def __init__(
         self,

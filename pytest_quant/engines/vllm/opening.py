@@ -14,7 +14,7 @@ from pytest_quant.engines.vllm import arguments, proof, stored, support
 from pytest_quant.engines.vllm.environment import environment
 from pytest_quant.engines.vllm.model import VllmModel
 from pytest_quant.engines.vllm.process import EngineError, EngineProcess
-from pytest_quant.errors import Unsupported, UsageError
+from pytest_quant.errors import UsageError
 from pytest_quant.formats.format import Format
 from pytest_quant.hardware import Device
 
@@ -68,16 +68,11 @@ def _started(
     process: EngineProcess, given: Mapping[str, Any], source: ModelSource, format: Format, device: Device
 ) -> Mapping[str, Any]:
     """What the engine tells once the model is loaded."""
-    asked = f"{source.short} in {format.name} with engine vllm"
     try:
         facts: Mapping[str, Any] = process.call("start", dict(given))
     except MemoryError as error:
-        raise Unsupported(
-            asked=asked,
-            found=f"out of memory while starting it ({error})",
-            needed=f"more memory on {device.name}, or a greater gpu_memory_utilization or smaller max_model_len among "
-            f"the engine's arguments",
-        ) from None
+        advice = "a greater gpu_memory_utilization or a smaller max_model_len in engine_args may help"
+        raise MemoryError(f"vLLM on {device.name}: {error}; {advice}") from None
     except EngineError as error:
         raise UsageError(f"vLLM cannot start {source.short} in {format.name}: {error.told}") from error
     return facts

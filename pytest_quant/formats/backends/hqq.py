@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any
 
-from pytest_quant.errors import UsageError
+from pytest_quant.errors import Unsupported, UsageError
 from pytest_quant.formats.backend import Asked, Backend, FromPretrained, Stored
 from pytest_quant.formats.format import Format, QuantizationArgs
 
@@ -51,7 +51,14 @@ class Hqq(Backend):
                 continue
             if module.weight.numel() % group:
                 continue  # hqq cannot; the proof counts what was left out
-            model.set_submodule(name, HQQLinear(module, config, compute_dtype=dtype, device=asked.place))
+            place = str(module.weight.device)
+            if place == "meta":
+                raise Unsupported(
+                    asked=f"{asked.format.name} with a device_map that offloads {name}",
+                    found="hqq, which quantizes weights where they are",
+                    needed="more memory, or a device_map without cpu and disk",
+                )
+            model.set_submodule(name, HQQLinear(module, config, compute_dtype=dtype, device=place))
         return model.requires_grad_(False)
 
     def stored(self, module: Any) -> Stored | None:
