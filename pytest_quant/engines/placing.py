@@ -40,16 +40,30 @@ def resolve(placement: Placement, model: Any) -> str | dict[str, Place]:
     if isinstance(placement.map, str):
         return placement.map
     asked = dict(placement.map)
-    tensors = [name for named in (model.named_parameters, model.named_buffers) for name, _ in named()]
+    kinds = (model.named_parameters, model.named_buffers)
+    tensors = [name for named in kinds for name, _ in named(remove_duplicate=False)]  # tied ones have a place each
     known = {"", *tensors, *(name for name, _ in model.named_modules())}
     if unknown := sorted(asked.keys() - known):
         raise UsageError(f"{placement}: {unknown[0]!r} is no part of the model, which has {_children(model)}")
     found = {name: _nearest(name, asked) for name in tensors}
     if missing := [name for name, place in found.items() if place is None]:
         raise UsageError(f'{placement} gives {missing[0]} no place; add "" for all that it does not name')
+    _check_tied(placement, model, found)
     parts: dict[str, Place] = {}
     _divide(model, "", {name: place for name, place in found.items() if place is not None}, parts)
     return parts
+
+
+def _check_tied(placement: Placement, model: Any, found: Mapping[str, Place | None]) -> None:
+    """:class:`UsageError` where a weight that two parts share is at two places of which one offloads it: accelerate
+    then looks for it under the wrong name."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(tensor), []).append(name)
+    for shared in names.values():
+        places = {found[name] for name in shared}
+        if len(places) > 1 and any(isinstance(place, str) for place in places):
+            raise UsageError(f"{placement}: {' and '.join(shared)} are one tensor; give them the same place")
 
 
 def _nearest(name: str, asked: Mapping[str, Place]) -> Place | None:
@@ -65,7 +79,9 @@ def _divide(module: Any, name: str, tensors: Mapping[str, Place], parts: dict[st
         parts[name] = next(iter(inside))
     elif inside:
         for kind in (module.named_parameters, module.named_buffers):
-            parts.update({prefix + own: tensors[prefix + own] for own, _ in kind(recurse=False)})
+            parts.update(
+                {prefix + own: tensors[prefix + own] for own, _ in kind(recurse=False, remove_duplicate=False)}
+            )
         for child, part in module.named_children():
             _divide(part, prefix + child, tensors, parts)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_models import save_llama
 
 from pytest_quant.engines import loading, placing
 from pytest_quant.engines.source import ModelSource
@@ -65,6 +66,26 @@ def test_a_model_on_disk_says_the_same_to_the_bit(tiny_llama, device_map, name):
     assert parted.proof.quantized_weight_share == 1.0
     assert parted.proof.kernels == whole.proof.kernels
     assert not parted.changed
+
+
+@pytest.mark.parametrize(
+    "device_map",
+    [
+        {"": "cpu", "model.layers.1": "disk"},
+        {"": "disk"},
+        {"": "cpu", "model.embed_tokens": "disk", "lm_head": "disk"},
+    ],
+    ids=str,
+)
+def test_a_model_whose_head_is_its_table(tmp_path, byte_tokenizer, device_map):
+    tied = save_llama(tmp_path / "tied", byte_tokenizer, tie_word_embeddings=True)
+    whole, parted = load(tied), load(tied, placement=parse(device_map))
+    assert np.array_equal(whole.token_nll(TOKENS), parted.token_nll(TOKENS))
+    assert parted.generate("The quick", 4) == whole.generate("The quick", 4)
+    assert not parted.changed
+    assert parted.proof.weight_bytes == whole.proof.weight_bytes
+    with pytest.raises(UsageError, match=r"model\.embed_tokens\.weight and lm_head\.weight are one tensor"):
+        load(tied, placement=parse({"": "cpu", "lm_head": "disk"}))
 
 
 def test_what_is_offloaded_is_counted(tiny_llama):

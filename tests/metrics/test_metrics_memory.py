@@ -24,7 +24,8 @@ class Engine:
 
     device = None
     max_positions = 64
-    proof = SimpleNamespace(held_bytes=WEIGHTS)
+    proof = SimpleNamespace(offloaded_bytes=None, held_bytes=WEIGHTS)
+    places = ("cpu",)
 
     def __init__(self):
         self.scored = []
@@ -39,7 +40,7 @@ class Engine:
 
 @pytest.fixture(autouse=True)
 def _the_work_tells_its_bytes(monkeypatch):
-    monkeypatch.setattr(memory, "peak_above_start", lambda device, work: work())
+    monkeypatch.setattr(memory, "peak_above_start", lambda device, work, places: work())
 
 
 def test_weights_need_no_tokens():
