@@ -96,6 +96,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             raise pytest.UsageError(f"{item.nodeid}: {error}") from None
     if not any(wanted):
         return
+    run.spreads = any(target is not None and target.spec.spreads for target in wanted)
     run.known_tests.update(item.nodeid for item in items)
     if selected := run.options.selected:
         out = [item for item in items if is_left_out(run.target(item), selected)]

@@ -51,6 +51,8 @@ class Run:
         self.config = config
         self._started = time.time()
         self.known_tests: set[str] = set()
+        self.spreads = False
+        """Whether a test that was collected spreads its model over devices."""
         self.arranged: list[str] = []
         """The tests in the order in which they were collected, where several workers run them."""
         self.messages: list[str] = []
@@ -136,9 +138,10 @@ class Run:
 
     @property
     def _workers(self) -> tuple[Path | None, int | None]:
-        """In a worker of xdist, the folder that all of them share, and this one's lane."""
+        """In a worker of xdist, the folder that all of them share, and this one's lane; no lane where models are
+        spread over the devices, of which this one then needs all."""
         given = getattr(self.config, "workerinput", {}).get("quant_workers")
-        return (None, None) if given is None else (Path(given["folder"]), given["lane"])
+        return (None, None) if given is None else (Path(given["folder"]), None if self.spreads else given["lane"])
 
     def tell(self, items: Sequence[pytest.Item]) -> None:
         """In a worker, say what was collected to the process that shares the tests out."""

@@ -49,6 +49,13 @@ class ModelSpec:
         """Whether both models are here, and all that they predict."""
         return {self.engine, self.engine_of(self.reference)} == {"transformers"}
 
+    @property
+    def spreads(self) -> bool:
+        """Whether it says itself on which devices a model goes, so that one device of several is not enough."""
+        told = self.arguments()
+        parallel = (told.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline"))
+        return self.placement is not None or any(size != 1 for size in parallel)
+
     def engine_of(self, format_name: str) -> str:
         """What executes the model in a format."""
         return self.reference_engine or self.engine if format_name == self.reference else self.engine

@@ -26,8 +26,9 @@ class Told:
     """One worker's word, which is every worker's."""
 
     kind: str = "cpu"
-    """Of the device, as its ``count``."""
+    """Of the device."""
     count: int = 1
+    """Devices that are shared out: each to a worker, or all of them to one."""
     known: tuple[str, ...] = ()
     """Tests that were collected, deselected ones among them."""
     hardware: Mapping[str, Any] = field(default_factory=dict)
@@ -46,7 +47,7 @@ def tell(run: Run, items: Sequence[pytest.Item], folder: Path, worker: str) -> N
     hardware = run.hardware()
     content = {
         "kind": hardware["kind"],
-        "count": hardware["count"],
+        "count": 1 if run.spreads else hardware["count"],  # then one worker has them all
         "known": sorted(run.known_tests),
         "hardware": hardware,
         "tests": {
