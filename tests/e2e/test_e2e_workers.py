@@ -146,6 +146,21 @@ def told(measurements):
     ]
 
 
+def test_the_baseline_has_the_same_bytes(workers, monkeypatch):
+    """All of it, where the clock stands still and nothing is timed."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    workers.project.test(SUITE)
+    written = []
+    for place, how in enumerate((["-p", "no:xdist"], ["-n0"], ["-n2"])):
+        result = workers.run(
+            "--quant-baseline", f"--quant-baseline-path=b{place}", f"--quant-cache-dir=c{place}", "-k", "not speed", *how
+        )
+        result.assert_outcomes(passed=10, failed=1, deselected=1 if "-n2" not in how else 0)
+        written.append({file.name: file.read_bytes() for file in (workers.path / f"b{place}").rglob("*.json")})
+    assert len(written[0]) == 1
+    assert written[0] == written[1] == written[2]
+
+
 def test_two_workers_say_and_record_what_one_process_does(workers):
     workers.project.test(SUITE)
     seen = {}
