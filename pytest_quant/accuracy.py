@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from pytest_quant.distribution.turns import first_word, turn
+from pytest_quant.distribution.one_at_a_time import first_word, turn
 from pytest_quant.engines.memory import give_back, is_out_of_memory
 from pytest_quant.engines.source import ModelSource
 from pytest_quant.environment import stack

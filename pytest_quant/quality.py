@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from pytest_quant.corpora.windows import Windows
-from pytest_quant.distribution.turns import first_word, turn
+from pytest_quant.distribution.one_at_a_time import first_word, turn
 from pytest_quant.engines.memory import drop_frames, give_back, is_out_of_memory
 from pytest_quant.engines.source import ModelSource
 from pytest_quant.environment import describe_hardware, for_people, stack

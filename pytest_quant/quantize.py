@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from pytest_quant.building import Line
+from pytest_quant import asking
 from pytest_quant.cache import expanded, user_cache
-from pytest_quant.engines.source import ModelSource
 from pytest_quant.errors import UsageError
 from pytest_quant.formats import registry
 from pytest_quant.formats.format import Format
-from pytest_quant.progress import Quiet
 from pytest_quant.reference.commands import add_cache_dir
 from pytest_quant.settings import Calibration, Settings
 from pytest_quant.spec import ModelSpec
@@ -46,8 +43,7 @@ def add(commands: Subparsers) -> None:
         "--set", metavar="NAME=VALUE", action="append", default=[], help="a parameter, e.g. group_size=64 (repeatable)"
     )
     parser.add_argument("--exclude", metavar="PATTERN", action="append", default=[], help="modules that stay wide")
-    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a hub model")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a hub model")
+    asking.add_source(parser)
     add_cache_dir(parser)
     parser.set_defaults(run=run)
 
@@ -66,9 +62,9 @@ def run(told: argparse.Namespace) -> int:
     )
     if registry.get(told.dtype).quantized:
         raise UsageError(f"--dtype={told.dtype} is a quantized format; use fp16, bf16 or fp32")
-    source = ModelSource(told.model, told.revision, told.trust_remote_code)
+    source = asking.source(told)
     spec = ModelSpec(source, told.dtype, require_native=False)
-    session = Session(settings, Line() if sys.stderr.isatty() else Quiet())
+    session = Session(settings, asking.progress())
     made = session.quantizing.make(spec, format, Path(told.output).resolve() if told.output else None)
     assert made.record is not None
     print(f"{made.place}: {format.name} of {source.short}\n{made.record.short}")

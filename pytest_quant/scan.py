@@ -7,14 +7,10 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pytest_quant.building import Line
-from pytest_quant.cache import expanded, user_cache
-from pytest_quant.engines.source import ModelSource
+from pytest_quant import asking
 from pytest_quant.errors import UsageError
 from pytest_quant.formats import registry
-from pytest_quant.progress import Quiet
 from pytest_quant.reference.commands import add_cache_dir
-from pytest_quant.settings import Settings
 from pytest_quant.spec import ModelSpec
 from pytest_quant.writing import json_file, write_json
 
@@ -38,13 +34,10 @@ def add(commands: Subparsers) -> None:
     what.add_argument("--blocks", action="store_true", help="a whole decoder block at a time")
     what.add_argument("--only", metavar="PATTERN", action="append", default=[], help="layers, e.g. '*.down_proj'")
     how = parser.add_argument_group("how it is measured")
-    how.add_argument("--reference", metavar="FORMAT", default="fp16", help="fp16 (default), bf16 or fp32")
     how.add_argument(
         "--windows", metavar="N", type=int, default=8, help="of the corpus, in its drawn order (%(default)s)"
     )
-    how.add_argument("--corpus", metavar="NAME", default="python-docs", help="as --quant-corpus (%(default)s)")
-    how.add_argument("--protocol", metavar="NAME", default="gptq-512", help="as --quant-protocol (%(default)s)")
-    how.add_argument("--chat-template", action="store_true", help="as --quant-chat-template")
+    asking.add_text(how, "gptq-512")
     budget = parser.add_argument_group(
         "a budget that the rest is to keep once the worst layers stay wide (exit code 1 where all of them do not do)"
     )
@@ -54,8 +47,7 @@ def add(commands: Subparsers) -> None:
     limits.add_argument("--max-nats", metavar="X", type=float, help="NLL a token above the reference's")
     parser.add_argument("--top", metavar="N", type=int, default=20, help="layers that are printed (%(default)s)")
     parser.add_argument("--json", metavar="PATH", help="write all of it there")
-    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a hub model")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a hub model")
+    asking.add_source(parser)
     add_cache_dir(parser)
     parser.set_defaults(run=run)
 
@@ -70,13 +62,7 @@ def run(told: argparse.Namespace) -> int:
         raise UsageError("--top must be 1 or more")
     asked, budget, spec = _asked(told), _budget(told), _spec(told)
     place = json_file(told.json, "--json") if told.json else None
-    settings = Settings(
-        corpus=told.corpus,
-        protocol=told.protocol,
-        chat_template=told.chat_template,
-        cache_dir=expanded(told.cache_dir) if told.cache_dir else user_cache(),
-    )
-    progress = Line() if sys.stderr.isatty() else Quiet()
+    settings, progress = asking.settings(told), asking.progress()
     session = Session(settings, progress)
     for name in (spec.reference, *([asked] if isinstance(asked, str) else [])):
         session.check(spec, name)
@@ -117,10 +103,7 @@ def _budget(told: argparse.Namespace) -> Budget | None:
 
 
 def _spec(told: argparse.Namespace) -> ModelSpec:
-    if registry.get(told.reference).quantized:
-        raise UsageError(f"--reference={told.reference} is a quantized format; use fp16, bf16 or fp32")
-    source = ModelSource(told.model, told.revision, told.trust_remote_code)
-    spec = ModelSpec(source, told.reference, require_native=False)
+    spec = ModelSpec(asking.source(told), asking.reference(told), require_native=False)
     if told.checkpoint is None:
         return spec
     if told.format is None:

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_quant import room
-from pytest_quant.distribution.turns import turn
+from pytest_quant.distribution.one_at_a_time import turn
 from pytest_quant.engines.memory import drop_frames, first_line, give_back, origin_out_of_memory, recover
 from pytest_quant.errors import NotMeasured, QuantError
 from pytest_quant.formats import registry

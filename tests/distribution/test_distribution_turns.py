@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from pytest_quant.distribution.turns import first_word, turn
+from pytest_quant.distribution.one_at_a_time import first_word, turn
 
 pytest.importorskip("filelock")
 
@@ -21,7 +21,7 @@ def start(code: str, *arguments: str) -> subprocess.Popen[str]:
 def test_two_processes_take_turns(tmp_path):
     code = """
         import pathlib, sys, time
-        from pytest_quant.distribution.turns import turn
+        from pytest_quant.distribution.one_at_a_time import turn
         folder = pathlib.Path(sys.argv[1])
         with turn(folder, "work"):
             with (folder / "log").open("a") as log:
@@ -35,7 +35,7 @@ def test_two_processes_take_turns(tmp_path):
 def test_a_process_that_dies_gives_its_turn_back(tmp_path):
     code = """
         import os, pathlib, sys
-        from pytest_quant.distribution.turns import turn
+        from pytest_quant.distribution.one_at_a_time import turn
         with turn(pathlib.Path(sys.argv[1]), "work"):
             os._exit(3)
     """

@@ -153,7 +153,12 @@ def test_the_baseline_has_the_same_bytes(workers, monkeypatch):
     written = []
     for place, how in enumerate((["-p", "no:xdist"], ["-n0"], ["-n2"])):
         result = workers.run(
-            "--quant-baseline", f"--quant-baseline-path=b{place}", f"--quant-cache-dir=c{place}", "-k", "not speed", *how
+            "--quant-baseline",
+            f"--quant-baseline-path=b{place}",
+            f"--quant-cache-dir=c{place}",
+            "-k",
+            "not speed",
+            *how,
         )
         result.assert_outcomes(passed=10, failed=1, deselected=1 if "-n2" not in how else 0)
         written.append({file.name: file.read_bytes() for file in (workers.path / f"b{place}").rglob("*.json")})

@@ -1,0 +1,72 @@
+"""What the subcommands that load a model have in common: how it is named, the text, and a line of progress."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import Any
+
+from pytest_quant.cache import expanded, user_cache
+from pytest_quant.engines.source import ModelSource
+from pytest_quant.errors import UsageError
+from pytest_quant.formats import registry
+from pytest_quant.progress import Progress, Quiet
+from pytest_quant.settings import Settings
+
+
+def add_source(parser: Any) -> None:
+    """Add what says which state of a model is meant, beside its name; :func:`source` reads it."""
+    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a hub model")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a hub model")
+
+
+def add_text(parser: Any, protocol: str = "gptq-2048") -> None:
+    """Add the reference and the text that models are scored on; :func:`reference` and :func:`settings` read them."""
+    parser.add_argument("--reference", metavar="FORMAT", default="fp16", help="fp16 (default), bf16 or fp32")
+    parser.add_argument("--corpus", metavar="NAME", default="python-docs", help="as --quant-corpus (%(default)s)")
+    parser.add_argument("--protocol", metavar="NAME", default=protocol, help="as --quant-protocol (%(default)s)")
+    parser.add_argument("--chat-template", action="store_true", help="as --quant-chat-template")
+
+
+def source(told: argparse.Namespace) -> ModelSource:
+    """The model of the command line."""
+    return ModelSource(told.model, told.revision, told.trust_remote_code)
+
+
+def reference(told: argparse.Namespace) -> str:
+    """The reference of the command line; :class:`UsageError` where that is quantized."""
+    if registry.get(told.reference).quantized:
+        raise UsageError(f"--reference={told.reference} is a quantized format; use fp16, bf16 or fp32")
+    return str(told.reference)
+
+
+def settings(told: argparse.Namespace) -> Settings:
+    """How the command line says to measure."""
+    return Settings(
+        corpus=told.corpus,
+        protocol=told.protocol,
+        chat_template=told.chat_template,
+        max_windows=getattr(told, "max_windows", None),
+        cache_dir=expanded(told.cache_dir) if told.cache_dir else user_cache(),
+    )
+
+
+def progress() -> Progress:
+    """A line on standard error where a person is watching, else nothing."""
+    return Line() if sys.stderr.isatty() else Quiet()
+
+
+class Line(Progress):
+    """One line on a terminal's standard error that replaces itself."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def show(self, text: str) -> None:
+        if time.monotonic() - self._last > 0.1:
+            self._last = time.monotonic()
+            print(f"\r\x1b[K{text[:78]}", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
