@@ -198,6 +198,7 @@ _FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "lower_bounds": lambda value: isinstance(value, list) and all(map(_is_text, value)),
     "reference_stored": _is_count,
     "remark": _is_text,
+    "engines": _is_text,
     "caveat": _is_text,
     "rounds": _or_none(_is_count),
     "spent": lambda value: isinstance(value, bool),
