@@ -53,9 +53,11 @@ def identity(
     detail: Mapping[str, Any],
     protocol: Mapping[str, Any] | None = None,
     engine_args: Mapping[str, Any] = MappingProxyType({}),
+    reference_args: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Engine, format with its parameters, metric with its own and ``detail``, the model's ``fingerprint``, the
-    reference unless bytes were counted, the ``protocol`` where windows were scored."""
+    reference unless bytes were counted, the ``protocol`` where windows were scored; what the engines of the format and
+    of the reference were told, as :func:`served` has it, the latter where the engines differ."""
     format = registry.get(format_name)
     described = registry.describe(format)
     if format.weights.num_bits < 16:
@@ -76,6 +78,8 @@ def identity(
         found["reference"] = {"name": spec.reference}
         if spec.reference_engine is not None:
             found["reference"]["engine"] = spec.reference_engine
+        if reference_args:
+            found["reference"]["engine_args"] = dict(reference_args)
     if engine_args:
         found["engine_args"] = dict(engine_args)
     if spec.placement is not None and (gate.is_timed or gate.metric == "memory_budget"):

@@ -181,7 +181,7 @@ class Measuring:
             detail={"bound": {"top_k": known.top_k}} if found.main == "bound" else {},
         )
         if at_the_end and spec.mixes_engines:
-            measured = self._with_floor(asked, measured)
+            measured = self._with_floor(asked, measured, pair)
         return replace(
             measured,
             windows=(len(evidence.scores), evidence.total),
@@ -195,17 +195,18 @@ class Measuring:
             caveat=caveat if found.lower_bounds else "",
         )
 
-    def _with_floor(self, asked: Question, measured: Measurement) -> Measurement:
-        """That the reference ran on another engine, and what the engines alone make."""
+    def _with_floor(self, asked: Question, measured: Measurement, pair: Pair) -> Measurement:
+        """What the engines alone make, where the reference ran on another one. :class:`ProofFailed` where the format
+        answers as the reference's own weights do on its engine."""
         spec = asked.spec
-        where = f"{spec.reference} on {spec.reference_engine}, {asked.format} on {spec.engine}"
         try:
             floor = self._session.engine_floor(spec)
         except QuantError as error:
-            return replace(measured, engines=f"engines differ: {where}; what they alone make is not known: {error}")
+            return replace(measured, engines=f"{measured.engines}; what they alone make is not known: {error}")
+        self._session.quality.require_difference(spec, asked.format, pair)
         figures = {"engine_floor": floor.mean, "engine_floor_worst": floor.worst}
         told = (
-            f"engines differ: {where}; the same {spec.reference} weights are {floor.mean:+.2g} nats a token apart "
+            f"{measured.engines}; the same {spec.reference} weights are {floor.mean:+.2g} nats a token apart "
             f"({floor.perplexity:+.2g} of perplexity, at most {floor.worst:.2g} nats in one of {floor.windows} windows)"
         )
         return replace(measured, figures={**measured.figures, **figures}, engines=told)
@@ -263,7 +264,10 @@ class Measuring:
             corpus = (protocol or {}).get("corpus", {}).get("sha256")
             proof = self._session.turns.format(spec, asked.format).figures(corpus)
         fingerprint = self._session.fingerprint(spec.source)
-        told = served(spec, asked.format, self._session.device)
+        device = self._session.device
+        told = served(spec, asked.format, device)
+        of_reference = served(spec, spec.reference, device) if spec.mixes_engines else {}
+        where = f"{spec.reference} on {spec.reference_engine}, {asked.format} on {spec.engine}"
         return Measurement(
             metric=gate.metric,
             model=spec.source.short,
@@ -271,10 +275,11 @@ class Measuring:
             engine=spec.engine,
             main=main,
             quantities=quantities,
-            identity=identity(spec, asked.format, gate, fingerprint, detail, protocol, told),
+            identity=identity(spec, asked.format, gate, fingerprint, detail, protocol, told, of_reference),
             reference=spec.reference if gate.needs_reference else None,
             figures=figures,
             proof=proof,
+            engines=f"engines differ: {where}" if spec.mixes_engines and gate.needs_reference else "",
         )
 
 

@@ -216,6 +216,13 @@ class _Told:
             found = json.loads(said.text or "{}")
         except ValueError:
             found = None
+        if isinstance(found, dict) and found:
+            from pytest_quant.engines.vllm import arguments
+
+            try:
+                arguments.check(found)
+            except UsageError as error:
+                raise pytest.UsageError(f"{said.where}: {error}") from None
         if not isinstance(found, dict):
             raise pytest.UsageError(f'{said.where}={said.text}: write JSON, such as {{"tensor_parallel_size": 2}}')
         return packed(found)

@@ -14,7 +14,7 @@ from pytest_quant.distribution.one_at_a_time import first_word, turn
 from pytest_quant.engines.memory import drop_frames, give_back, is_out_of_memory
 from pytest_quant.engines.source import ModelSource
 from pytest_quant.environment import describe_hardware, for_people, stack
-from pytest_quant.errors import QuantError, Unsupported, UsageError
+from pytest_quant.errors import ProofFailed, QuantError, Unsupported, UsageError
 from pytest_quant.gates.gate import Gate, needs_full_kl
 from pytest_quant.identity import reference_runs_on
 from pytest_quant.known import KnownReference
@@ -205,6 +205,17 @@ class Quality:
             self.save(each)
             found.append([float(window.nll.sum(dtype=float)) for window in known.windows(0, len(windows))])
         return engine_floor.between(found[0], found[1], [float(window.weight) for window in windows])
+
+    def require_difference(self, spec: ModelSpec, format_name: str, pair: Pair) -> None:
+        """:class:`ProofFailed` where a format gives, in the windows of the floor, the very losses that the reference's
+        weights give on the same engine: a difference between engines proves nothing of a format."""
+        import numpy as np
+
+        plain = self.known(replace(spec, reference_engine=None))
+        count = min(_FLOOR_WINDOWS, len(plain), len(pair.scores))
+        both = zip(pair.scores, plain.windows(0, count), strict=False)
+        if count and all(np.array_equal(ours.nll, theirs.nll) for ours, theirs in both):
+            raise ProofFailed(f"{format_name} answers on {spec.engine} exactly as {spec.reference} does there")
 
     def save(self, spec: ModelSpec) -> None:
         """Keep for later runs what this one learned of the reference."""

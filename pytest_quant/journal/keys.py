@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_quant.errors import QuantError
 from pytest_quant.formats import registry
 from pytest_quant.gates.gate import Gate
+from pytest_quant.identity import reference_runs_on, served
 from pytest_quant.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -49,7 +50,13 @@ class Keys:
         asked: dict[str, Any] = {
             "model": [session.fingerprint(spec.source), spec.source.short, spec.source.trust_remote_code],
             "reference": registry.describe(registry.get(spec.reference)),
-            "engine": [spec.engine, spec.engine_args, spec.reference_engine],
+            "engine": [
+                spec.engine,
+                spec.engine_args,
+                served(spec, format_name, device),
+                reference_runs_on(spec, device),
+            ],
+            "placement": None if spec.placement is None else spec.placement.plain,
             "require_native": spec.require_native,
             "format": registry.describe(format),
             "gate": [gate.metric, gate.limits, gate.parameters, gate.min_effect],
