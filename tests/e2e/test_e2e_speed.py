@@ -168,7 +168,7 @@ def test_energy_that_nothing_counts_is_a_skip(project, monkeypatch):
 def test_workers_beside_each_other_are_a_condition(project):
     project.test(SPEED.format(minimum=1e-6))
     result = project.pytester.runpytest_subprocess(
-        "-p", "no:cacheprovider", "-n2", "--quant-baseline", "--quant-json=run.json"
+        "-p", "no:cacheprovider", "-n2", "--dist=loadfile", "--quant-baseline", "--quant-json=run.json"
     )
     assert result.ret == 0
     result.stdout.fnmatch_lines(

@@ -36,7 +36,7 @@ def sample(room, spec, format, count, **parameters):
 
 
 def test_the_continuation_is_that_of_transformers(room, spec):
-    handle = room._model(spec, "fp32")
+    handle = room._turns.beside(spec, "fp32")
     for text in QUESTIONS:
         ids = handle.tokenizer(text, return_tensors="pt")["input_ids"]
         theirs = handle.model.generate(ids, max_new_tokens=16, do_sample=False, pad_token_id=2)[0, ids.shape[1] :]
@@ -47,7 +47,7 @@ def test_the_continuation_is_that_of_transformers(room, spec):
 def test_the_paris_of_the_chat_model(room, spec):
     found = sample(room, spec, "nf4", 1, prompts=QUESTIONS[:1], chat_template=True, max_new_tokens=16)
     said = next(iter(room._said[spec].values()))
-    handle = room._model(spec, "fp32")
+    handle = room._turns.beside(spec, "fp32")
     assert "Paris" in handle.tokenizer.decode(said)
     assert int(said[-1]) in handle.loaded.end_tokens
     assert found.drawn == found.total == 1
