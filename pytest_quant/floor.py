@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_quant import asking
@@ -42,6 +43,8 @@ def floor(told: argparse.Namespace) -> int:
         reference_engine=transformers.NAME,
     )
     session = Session(asking.settings(told), asking.progress())
+    for each in (spec, replace(spec, reference_engine=None)):
+        session.check(each, spec.reference)
     try:
         found = session.engine_floor(spec)
     finally:

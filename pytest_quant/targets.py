@@ -14,6 +14,7 @@ from pytest_quant.cache import expanded
 from pytest_quant.declarations import FORMAT, FORMAT_FIXTURES
 from pytest_quant.engines import transformers, vllm
 from pytest_quant.engines.source import ModelSource
+from pytest_quant.engines.vllm.arguments import check
 from pytest_quant.errors import UsageError
 from pytest_quant.formats import registry
 from pytest_quant.gates.gate import Gate
@@ -137,7 +138,7 @@ def _spec(marker: schemas.Quant, options: Options) -> ModelSpec:
             f'engine_args ({names}) are those of vLLM, and no model of this test runs on it: engine="vllm"'
         )
     arguments = options.engine_args if marker.engine_args is None else marker.engine_args
-    return ModelSpec(
+    spec = ModelSpec(
         source=ModelSource(model, marker.revision or options.revision, remote),
         reference=marker.reference or options.reference,
         engine=engine,
@@ -148,6 +149,8 @@ def _spec(marker: schemas.Quant, options: Options) -> ModelSpec:
         require_native=marker.require_native,
         placement=_placement(marker, options, {engine, of_reference}),
     )
+    check(spec.arguments())
+    return spec
 
 
 def _placement(marker: schemas.Quant, options: Options, engines: Collection[str]) -> Placement | None:
