@@ -31,8 +31,9 @@ class ByModel:
     """A scheduler in the sense of ``xdist.scheduler.protocol.Scheduling``, once all workers have collected.
 
     ``lane`` is a worker's place among all, given anew when another takes the place of a dead one; only those below
-    ``lanes`` (None: all) may hold models. What is timed runs on lane 0. ``died`` tells a worker that was lost from one
-    that ended. ``settle`` is called when all others have ended, before the first test runs alone.
+    ``lanes`` (None: all) may hold models. What is timed runs on lane 0. ``replaced`` tells of a worker that is gone
+    whether another one takes its place. ``settle`` is called when all others have ended, before the first test runs
+    alone.
     """
 
     def __init__(
@@ -43,12 +44,12 @@ class ByModel:
         *,
         lane: Callable[[Node], int],
         lanes: int | None = None,
-        died: Callable[[Node], bool] = lambda _: False,
+        replaced: Callable[[Node], bool] = lambda _: False,
         settle: Callable[[], None] = lambda: None,
         most_at_once: int | None = None,
     ) -> None:
         self.collection = list(collection)
-        self._plan, self._lane, self._lanes, self._died, self._settle = plan, lane, lanes, died, settle
+        self._plan, self._lane, self._lanes, self._replaced, self._settle = plan, lane, lanes, replaced, settle
         self._most = len(self.collection) if most_at_once is None else most_at_once
         self._home, self._groups, self._others = deque(plan.home), deque(plan.groups), deque(plan.others)
         self._alone = deque(plan.alone)
@@ -58,10 +59,12 @@ class ByModel:
         self._pending: dict[Node, list[int]] = {node: [] for node in nodes}
         self._rest: dict[Node, deque[int]] = {}
         """What is left of the group that a worker is in."""
+        self._arrived = set(self._pending)
+        """Those that have said what they collected."""
         self._ready = set(self._pending)
-        """Those that have collected."""
+        """Those of them that collected these tests."""
         self._awaited = 0
-        """Workers that are to take the place of dead ones."""
+        """Workers that are to take the place of dead ones and have not collected."""
         self._held = False
         """Whether a test that is to run alone waits with its worker for the others to end."""
 
@@ -87,6 +90,7 @@ class ByModel:
     def add_node_collection(self, node: Node, collection: Sequence[str]) -> None:
         """A worker that takes a dead one's place has collected; one that found other tests can run none of these."""
         self._awaited = max(0, self._awaited - 1)
+        self._arrived.add(node)
         if list(collection) == self.collection:
             self._ready.add(node)
         else:
@@ -116,12 +120,17 @@ class ByModel:
         raise NotImplementedError("no test is ever taken back")
 
     def remove_node(self, node: Node) -> str | None:
-        """A worker has ended or died; the test that it died in, if it did."""
+        """A worker has ended or died; the test that it died in, if it did. One that dies before it has collected is
+        awaited already: whoever takes its place is awaited instead of it."""
         pending, rest = self._pending.pop(node), self._rest.pop(node, ())
         self._ready.discard(node)
         crashed = pending.pop(0) if pending else None
-        if crashed is not None or self._died(node):
-            self._awaited += 1
+        awaited_itself = node not in self._arrived
+        self._arrived.discard(node)
+        if self._replaced(node):
+            self._awaited += not awaited_itself
+        elif awaited_itself:
+            self._awaited = max(0, self._awaited - 1)
         back = [*pending, *rest]
         if self._held and (crashed in self._plan.alone or set(back) & set(self._plan.alone)):
             self._held = False
@@ -197,7 +206,7 @@ class ByModel:
 
     def _begin_alone(self) -> None:
         """Let the timed tests run, where all other work is done and its workers have ended."""
-        if not self._held or len(self._pending) > 1 or self._awaited:
+        if not self._held or len(self._pending) != 1 or self._awaited:
             return
         (node,) = self._pending
         if not self._is_home(node) or node.shutting_down:

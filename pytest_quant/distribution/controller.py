@@ -35,7 +35,8 @@ class Controller:
         self._folder = Path(tempfile.gettempdir()) / f"pytest-quant-{os.urandom(16).hex()}"
         """Made by the first worker that has something to tell."""
         self._lanes: dict[Any, int] = {}
-        self._died: set[Any] = set()
+        self._replaced: set[Any] = set()
+        self._lost = 0
         self._ended: list[Any] = []
 
     @pytest.hookimpl(optionalhook=True)
@@ -48,10 +49,16 @@ class Controller:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object | None) -> None:
+        from xdist.dsession import get_default_max_worker_restart
+
         self._lanes.pop(node, None)
         self._ended.append(node)
-        if error is not None:
-            self._died.add(node)
+        if error is None:
+            return
+        self._lost += 1  # as xdist counts, which says afterwards whether another worker starts
+        most = get_default_max_worker_restart(node.config)
+        if most is None or self._lost <= most:
+            self._replaced.add(node)
 
     @pytest.hookimpl(optionalhook=True, wrapper=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config) -> Generator[None, Any, Any]:
@@ -102,7 +109,7 @@ class Controller:
             nodes,
             lane=lambda node: self._lanes.get(node, len(self._lanes)),
             lanes=devices.lanes(told.kind, told.count),
-            died=self._died.__contains__,
+            replaced=self._replaced.__contains__,
             settle=self._settle,
             most_at_once=config.getoption("maxschedchunk", None),
         )

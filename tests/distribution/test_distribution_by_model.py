@@ -55,7 +55,7 @@ class Run:
             self.workers,
             lane=lambda worker: worker.lane,
             lanes=lanes,
-            died=self.dead.__contains__,
+            replaced=self.dead.__contains__,
             settle=lambda: self.ended_before_alone.append(len(self.workers)),
         )
         self.scheduler.schedule()
