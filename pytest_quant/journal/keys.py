@@ -66,10 +66,12 @@ class Keys:
         }
         if checkpoint is not None:
             asked["checkpoint"] = [checkpoint.place, asdict(checkpoint.record) if checkpoint.record else None]
+        if gate.is_timed or device.kind == "cpu":  # sums of floats depend on how many threads share them out
+            asked["threads"] = _threads()
         if gate.is_quality:
             asked["references"] = list(_listed(session.settings.cache_dir / "references"))
         if gate.is_timed:
-            asked["threads"] = _threads()
+            asked["company"] = max(session.settings.company, 1)  # accepted or not, one alone is faster
         places = _texts([gate.parameters, settings, checkpoint.place if checkpoint else None])
         asked["files"] = {place: self._stamp(Path(place)) for place in sorted(set(places)) if _exists(place)}
         return asked

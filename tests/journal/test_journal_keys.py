@@ -9,6 +9,7 @@ import pytest
 
 from pytest_quant.engines.source import ModelSource
 from pytest_quant.gates.gate import Gate
+from pytest_quant.hardware import Device
 from pytest_quant.journal.keys import Keys
 from pytest_quant.progress import Quiet
 from pytest_quant.session import Session
@@ -106,11 +107,29 @@ def test_a_reference_that_was_stored_on_purpose_changes_quality_and_nothing_else
     assert asked(gate=TIMED) == before[1]
 
 
-def test_threads_change_speed_and_nothing_else(asked, monkeypatch):
+@pytest.mark.parametrize("variable", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])
+def test_threads_change_what_a_cpu_computes(asked, monkeypatch, variable):
+    before = asked(), asked(gate=TIMED)
+    monkeypatch.setenv(variable, "7")
+    assert asked() != before[0]
+    assert asked(gate=TIMED) != before[1]
+
+
+def test_threads_of_the_host_change_the_speed_of_a_gpu_and_nothing_else(asked, monkeypatch):
+    gpu = Device(kind="cuda", vendor="nvidia", name="NVIDIA H200", architecture="sm_90")
+    monkeypatch.setattr(Session, "device", gpu)
     before = asked(), asked(gate=TIMED)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert asked() == before[0]
     assert asked(gate=TIMED) != before[1]
+
+
+def test_other_workers_change_speed_and_nothing_else(asked, tmp_path):
+    before = asked(), asked(gate=TIMED)
+    assert asked(workers=4) == before[0]
+    assert asked(gate=TIMED, workers=4) != before[1]
+    (tmp_path / "alone").touch()
+    assert asked(gate=TIMED, workers=4, together=tmp_path) == before[1], "it is alone"
 
 
 def test_a_question_that_cannot_be_asked_has_no_key(asked, tmp_path):
