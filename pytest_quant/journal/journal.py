@@ -52,12 +52,14 @@ class Journal:
         return key in self._own
 
     def keep(self, key: str | None, kept: Kept) -> None:
-        """Write a finished measurement to the disk."""
+        """Write a finished measurement to the disk, unless it was measured under conditions that nobody accepted: then
+        it is no baseline, and whoever goes on measures it again, as a run does that is started anew."""
         if key is not None:
             self._own.add(key)
             self._answered.add(key)
             self._reused.discard(key)
-            self.write(key, kept)
+            if not kept.measurement.conditions:
+                self.write(key, kept)
 
     def write(self, key: str, kept: Kept) -> None:
         """Write what is known of a measurement now, whoever made it."""

@@ -35,7 +35,7 @@ def measured(**changes) -> Measurement:
         remark="“a remark”",
         caveat="only a bound",
         bounds={"format": {"tokens_per_second": 1.5}},
-        conditions=(("mig", "a slice"),),
+        conditions=(),
         proof={"kernels": ["a", "b"], "share": 0.99, "none": None, "yes": True},
         detail={"items": [{"doc": 1, "said": ("a", 2)}], "~odd": {1: "one"}},
     )

@@ -22,7 +22,7 @@ def same(one: Measurement, other: Measurement) -> bool:
 @pytest.mark.parametrize(
     "measurement",
     [
-        measured(),
+        measured(conditions=(("mig", "a slice"), ("workers", "beside 1 other"))),
         measured(windows=None, confidence=None, alpha=None, scores=None, reference_scores=None, weights=None),
         measured(quantities={"mean": Quantity(math.nan, -math.inf, math.inf, "nats")}, lower_bounds=frozenset()),
         measured(rounds=7, spent=False, reference=None, noun="items"),

@@ -47,6 +47,16 @@ def test_what_a_run_keeps_another_process_of_it_finds(tmp_path):
     assert other.news() == {"answered": [], "reused": [], "said": []}
 
 
+def test_what_was_measured_under_conditions_is_measured_again(tmp_path):
+    journal = Journal(tmp_path / name(1), [])
+    journal.keep(KEY, Kept(measured(conditions=(("cpu-load", "other programs used 40% of the CPU"),))))
+    journal.keep(OTHER, Kept(measured()))
+    assert folders.keys(journal.folder) == {OTHER}
+    assert journal.measured(KEY)
+    assert journal.news()["answered"] == sorted([KEY, OTHER]), "of an earlier run it is of no more use"
+    journal.close()
+
+
 def test_what_is_not_enough_any_more_is_not_taken(tmp_path):
     left(tmp_path, 1, KEY)
     journal = Journal(tmp_path / name(2), [], [tmp_path / name(1)])
