@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
@@ -115,9 +117,17 @@ class Run:
         """Keeps finished measurements on the disk, and knows those of interrupted runs."""
         from pytest_quant.journal.keeper import Keeper
 
-        arguments = [str(word) for word in self.config.invocation_params.args if str(word) != "--quant-resume"]
-        told = getattr(self.config, "workerinput", {}).get(JOURNAL, {"run": self.name, "resumed": None})
-        return Keeper(self.options, arguments, told["run"], told["resumed"])
+        told = getattr(self.config, "workerinput", {}).get(JOURNAL)
+        if told is None:
+            told = {"run": self.name, "resumed": None, "command": self._command()}
+        return Keeper(self.options, told["command"], told["run"], told["resumed"])
+
+    def _command(self) -> list[str]:
+        """What decides which tests are run: the folder, and all arguments wherever they were given."""
+        given = self.config.invocation_params
+        added = shlex.split(os.environ.get("PYTEST_ADDOPTS", ""))
+        words = [str(given.dir), *self.config.getini("addopts"), *added, *map(str, given.args)]
+        return [word for word in words if word != "--quant-resume"]
 
     @cached_property
     def name(self) -> str:
@@ -128,7 +138,7 @@ class Run:
     def told_to_workers(self) -> dict[str, Any]:
         """What each worker needs to know to share this run's journal; plain data."""
         resumed = self.keeper.resumption.resumed if self.used and self.options.resume else ()
-        return {"run": self.name, "resumed": [str(folder) for folder in resumed]}
+        return {"run": self.name, "resumed": [str(folder) for folder in resumed], "command": self._command()}
 
     @cached_property
     def recall(self) -> Recall:

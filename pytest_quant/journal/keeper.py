@@ -16,12 +16,10 @@ class Keeper:
     """``name`` is the run's, ``resumed`` the folders that it goes on with, as a worker hears them from the process that
     started it; that one chooses them, and gives None."""
 
-    def __init__(
-        self, told: Options, arguments: Sequence[str], name: str, resumed: Sequence[str] | None = None
-    ) -> None:
+    def __init__(self, told: Options, command: Sequence[str], name: str, resumed: Sequence[str] | None = None) -> None:
         self._home = folders.home(told.cache_dir, told.rootpath)
         self._name = name
-        self._arguments = arguments
+        self._command = command
         self._wanted = told.resume
         self._resumed = resumed
         self._answered: set[str] = set()
@@ -32,12 +30,12 @@ class Keeper:
     @cached_property
     def journal(self) -> Journal:
         resumed = self.resumption.resumed if self._resumed is None else map(Path, self._resumed)
-        return Journal(self._home / self._name, self._arguments, tuple(resumed))
+        return Journal(self._home / self._name, self._command, tuple(resumed))
 
     @cached_property
     def resumption(self) -> Resumption:
         """The interrupted runs; of the process that is no worker."""
-        return Resumption(self._home, self._name, self._arguments, wanted=self._wanted)
+        return Resumption(self._home, self._name, self._command, wanted=self._wanted)
 
     def lines(self) -> list[str]:
         """What to say of interrupted runs, before anything is measured."""
