@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from pytest_quant.baseline import BaselineError
 from pytest_quant.ledger import Ledger
 from pytest_quant.options import Options
+from pytest_quant.report.columns import counted
+
+_SHOWN = 10
+"""Tests that are named, of those that never ran."""
 
 
 def close(
-    ledger: Ledger, told: Options, known_tests: Collection[str], whole: Collection[str], *, complete: bool
+    ledger: Ledger,
+    told: Options,
+    known_tests: Collection[str],
+    whole: Collection[str],
+    *,
+    complete: bool,
+    never_ran: Sequence[str] = (),
 ) -> tuple[list[str], list[str], bool]:
     """Write baselines and run record; returns good news and troubles, a line each, and whether all of it was written.
 
     ``known_tests`` were collected; ``whole`` are those whose files were collected as a whole, so that a test of them
-    that is not known is gone. Nothing is pruned after a run that was not ``complete``.
+    that is not known is gone. Nothing is pruned after a run that was not ``complete``. Those that ``never_ran`` have no
+    number, which is red where a missing one is.
     """
     ledger.settle()
     messages: list[str] = []
@@ -31,6 +42,8 @@ def close(
             troubles.append(str(error))
     unwritten = len(troubles)
     troubles += _not_measured(ledger, told)
+    if never_ran:
+        (troubles if told.baseline and told.missing == "fail" else messages).append(_named(never_ran))
     if told.json is not None:
         from pytest_quant.report.json import write
 
@@ -40,6 +53,11 @@ def close(
             troubles.append(f"--quant-json: {told.json} cannot be written: {error.strerror or error}")
             unwritten += 1
     return messages, troubles, not unwritten
+
+
+def _named(tests: Sequence[str]) -> str:
+    more = f" and {len(tests) - _SHOWN} more" if len(tests) > _SHOWN else ""
+    return f"{counted(len(tests), 'test')} never ran: {', '.join(tests[:_SHOWN])}{more}"
 
 
 def _not_measured(ledger: Ledger, told: Options) -> list[str]:

@@ -118,8 +118,10 @@ def pytest_xdist_setupnodes(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Before the worker says that it has collected."""
+    run = session.config.stash[RUN]
+    run.wanted = [item.nodeid for item in session.items if run.target(item) is not None]
     if hasattr(session.config, "workerinput"):
-        session.config.stash[RUN].tell(session.items)
+        run.tell(session.items)
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:

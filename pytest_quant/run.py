@@ -55,6 +55,10 @@ class Run:
         self.known_tests: set[str] = set()
         self.spreads = False
         """Whether a test that was collected spreads its model over devices."""
+        self.wanted: list[str] = []
+        """The quantization tests that are to run."""
+        self.ended: set[str] = set()
+        """Tests of which it is known how they ended."""
         self.arranged: list[str] = []
         """The tests in the order in which they were collected, where several workers run them."""
         self.messages: list[str] = []
@@ -185,6 +189,8 @@ class Run:
             _ = self.options  # under xdist, the first that this process hears of a quantization test
         if not self.used:
             return
+        if report.when in ("teardown", "???"):  # the latter of a test that its worker died in
+            self.ended.add(report.nodeid)
         if carried is not None and "journal" in carried:  # a worker that died has sent none
             self.keeper.hear(carried["journal"])
         if report.when == "teardown" and report.failed:
@@ -361,13 +367,17 @@ class Run:
 
     def finish(self, *, complete: bool, stopped: bool = False) -> None:
         """Write what may be written, then say what keeps the run from being green. What was measured is kept where the
-        run was ``stopped`` early, is not ``complete``, or could not write it."""
+        run was ``stopped`` early, is not ``complete``, or could not write it. Where pytest does not say itself that it
+        ended early, tests that it never ran are named."""
         from pytest_quant.closing import close
 
+        left = [test for test in self.wanted if test not in self.ended]
+        unnoticed = left if complete and not stopped else []
+        complete = complete and not left
         self.ledger.arrange(self.arranged)
         whole = set() if any("::" in argument for argument in self.config.args) else self.known_tests
         self.messages, self.troubles, written = close(
-            self.ledger, self.options, self.known_tests, whole, complete=complete
+            self.ledger, self.options, self.known_tests, whole, complete=complete, never_ran=unnoticed
         )
         self.messages += self.keeper.finish(ended=complete and written and not stopped)
 

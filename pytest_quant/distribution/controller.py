@@ -71,6 +71,7 @@ class Controller:
     def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
         if self._told is not None:
             self._run.known_tests.update(self._told.known)
+            self._run.wanted = self._run.wanted or [test for test in ids if test in self._told.tests]
             self._run.arranged = self._run.arranged or list(ids)
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)

@@ -172,6 +172,40 @@ def test_an_explanation_that_was_not_finished_is_made_anew(project, monkeypatch)
     assert [line for line in resumed.done if line != "load"] == ["int8 kl_divergence"]
 
 
+EXITS = """
+def test_stop():
+    import pathlib
+    if pathlib.Path("stop").exists():
+        import pytest
+        pytest.exit("enough", returncode=0)
+"""
+
+
+@pytest.mark.parametrize("missing", ["record", "fail"])
+def test_an_end_before_the_last_test_is_no_end_whatever_its_status(project, missing):
+    before, _, after = GATES.partition("def test_stop")
+    resumed = Resumed(project, before + EXITS + after.partition("exists()\n")[2])
+    resumed.start()
+    assert resumed.go().ret == 0, "a baseline that nothing is missing in"
+    (resumed.path / "stop").write_text("")
+
+    stopped = resumed.go(f"--quant-missing={missing}")
+
+    assert stopped.ret == (pytest.ExitCode.OK if missing == "record" else pytest.ExitCode.TESTS_FAILED)
+    said = "1 test never ran: test_quant.py::test_after[[]int8[]]"
+    stopped.stdout.fnmatch_lines([said if missing == "record" else f"ERROR: {said}"])
+    stopped.stdout.fnmatch_lines(["2 finished measurements kept: --quant-resume goes on with them"])
+    resumed.start()
+    result = resumed.go("--quant-resume")
+    result.stdout.fnmatch_lines(["2 finished measurements of an interrupted run reused"])
+    result.stdout.no_fnmatch_line("*never ran*")
+    assert not list(resumed.path.glob("cache/journal/*/*"))
+
+
+def test_x_is_said_by_pytest(resumed):
+    resumed.stop().stdout.no_fnmatch_line("*never ran*")
+
+
 def test_without_the_option_everything_is_measured_and_the_option_is_named(resumed):
     resumed.stop()
     resumed.start()
@@ -386,15 +420,19 @@ def test_stop():
 
 
 AGAIN = """
+@pytest.mark.quant(formats=["int8"])
+@pytest.mark.memory_budget(max_gb=1)
 def test_dies():
     import os, pathlib, signal
     pathlib.Path("dies").unlink()
     os.kill(os.getpid(), signal.SIGKILL)
-
+"""
+LAST = """
 @pytest.mark.quant(formats=["int8"])
 @pytest.mark.memory_budget(max_gb=1)
 def test_again(): ...
 """
+AGAIN += LAST
 
 
 def test_after_ctrl_c_it_goes_on(server, tiny_llama, tmp_path):
@@ -410,6 +448,22 @@ def test_after_ctrl_c_it_goes_on(server, tiny_llama, tmp_path):
     assert f"{len(kept)} finished measurements of an interrupted run reused" in output
 
 
+def test_where_no_worker_is_left_what_was_not_run_is_said_and_what_was_is_kept(server, tiny_llama, tmp_path):
+    pytest.importorskip("xdist")
+    folder = killing.project(tmp_path / "project", tiny_llama)
+    (folder / "test_quality.py").write_text(GATES.replace("def test_stop", "def test_passes") + AGAIN)
+    (folder / "dies").write_text("")
+    status, output = server.run(folder, "-n1", "--max-worker-restart=0")
+    assert status == pytest.ExitCode.TESTS_FAILED, output
+    assert "1 test never ran: test_quality.py::test_again[int8]" in output
+    assert KEPT in output
+    (folder / "test_quality.py").write_text(GATES.replace("def test_stop", "def test_passes") + LAST)
+    status, output = server.run(folder, "-n1", "--max-worker-restart=0", "--quant-resume")
+    assert status == pytest.ExitCode.OK, output
+    assert "never ran" not in output
+    assert not list(folder.glob("cache/journal/*/*"))
+
+
 def test_a_worker_that_takes_the_place_of_a_killed_one_measures_nothing_again(server, tiny_llama, tmp_path):
     pytest.importorskip("xdist")
     folder = killing.project(tmp_path / "project", tiny_llama)
@@ -418,7 +472,7 @@ def test_a_worker_that_takes_the_place_of_a_killed_one_measures_nothing_again(se
     (folder / "dies").write_text("")
     status, output = server.run(folder, "-n1")
     assert status == pytest.ExitCode.TESTS_FAILED, output
-    assert "crashed while running 'test_quality.py::test_dies'" in output
+    assert "crashed while running 'test_quality.py::test_dies[int8]'" in output
     measured = [line for line in (folder / "done.txt").read_text().splitlines() if line != "load"]
     assert sorted(measured) == ["int8 memory_budget", "int8 perplexity_delta", "int8 token_agreement"]
     assert "reused" not in output
