@@ -177,6 +177,27 @@ def interrupted(where: Path, but: str) -> list[Interrupted]:
     return [run for run in found if run is not None]
 
 
+def alive(where: Path, but: str) -> frozenset[str]:
+    """What those runs of a rootdir have kept that some process holds, ``but`` apart."""
+    try:
+        names = [name for name in os.listdir(where) if _NAME.fullmatch(name) and name != but]  # noqa: PTH208
+    except OSError:
+        return frozenset()
+    held = (folder for folder in map(where.joinpath, names) if _is_held(folder))
+    return frozenset[str]().union(*map(keys, held))
+
+
+def _is_held(folder: Path) -> bool:
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return locks.acquire(descriptor) is False
+    finally:
+        os.close(descriptor)
+
+
 def _interrupted(folder: Path) -> Interrupted | None:
     """The run of a folder, held by us; None where it is alive, where nobody can tell, or where it has no use."""
     try:

@@ -13,6 +13,10 @@ from pytest_quant.gates.measurement import Measurement
 from pytest_quant.journal import folders
 from pytest_quant.journal.encoding import DamagedError, Kept, decode, encode
 
+PATIENCE = 8.0
+"""Seconds that the processes of a run have to end when one is to go on with it. A worker of pytest-xdist that is in a
+test is interrupted by execnet five seconds after the process that started it is gone."""
+
 
 class Journal:
     """One process's view of its run's folder, which all processes of the run write to.
@@ -124,6 +128,7 @@ class Resumption:
 
     def __init__(self, where: Path, own: str, arguments: Sequence[str], *, wanted: bool) -> None:
         self._arguments = list(arguments)
+        self._alive = _left_alone(where, own) if wanted else frozenset()
         self._found = folders.interrupted(where, own)
         self._refused = {run.folder: why for run in self._found if (why := _differs(run.header))}
         self._wanted = wanted
@@ -144,6 +149,11 @@ class Resumption:
                 f"going on with {count} of {of}"
                 if self._wanted
                 else (f"{of} left {count} behind: --quant-resume goes on with them")
+            )
+        if self._alive:
+            yield (
+                f"a run of this project (or a worker of it) is still alive: its {counted(len(self._alive))} "
+                f"{'is' if len(self._alive) == 1 else 'are'} not used"
             )
         for run in self._found if self._wanted else ():
             if run.folder in self._refused:
@@ -171,6 +181,15 @@ class Resumption:
 
     def _usable(self) -> Iterator[folders.Interrupted]:
         return (run for run in self._found if run.folder not in self._refused)
+
+
+def _left_alone(where: Path, own: str) -> frozenset[str]:
+    """What living processes have kept. Workers outlive a process of theirs that was killed by some seconds, so those
+    are waited for first."""
+    until = time.monotonic() + PATIENCE
+    while (held := folders.alive(where, own)) and time.monotonic() < until:
+        time.sleep(0.1)
+    return held
 
 
 def _differs(header: Mapping[str, Any]) -> str:

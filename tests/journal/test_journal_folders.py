@@ -12,7 +12,7 @@ import pytest
 from journal_examples import KEY, measured
 
 from pytest_quant import environment
-from pytest_quant.journal import folders
+from pytest_quant.journal import folders, journal
 from pytest_quant.journal.encoding import Kept
 from pytest_quant.journal.journal import Journal, Resumption
 
@@ -87,7 +87,8 @@ def test_a_damaged_file_is_said_and_an_older_sound_one_taken(tmp_path):
     assert "measured anew: it is no JSON" in said
 
 
-def test_a_run_that_is_alive_is_never_touched(tmp_path):
+def test_a_run_that_is_alive_is_never_touched(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "PATIENCE", 0.0)
     held = subprocess.Popen(
         [sys.executable, "-c", f"{HOLD}\nhold({str(tmp_path / name(1))!r})"], stdout=subprocess.PIPE, text=True
     )
@@ -97,6 +98,10 @@ def test_a_run_that_is_alive_is_never_touched(tmp_path):
         left(tmp_path, 2, KEY)
         resumption = Resumption(tmp_path, name(3), [], wanted=True)
         assert resumption.resumed == (tmp_path / name(2),)
+        assert (
+            "a run of this project (or a worker of it) is still alive: its 1 finished measurement is not used"
+            in list(resumption.lines())
+        )
         resumption.settle({KEY})
         resumption.close()
         assert [path.name for path in tmp_path.iterdir()] == [name(1)]
@@ -106,6 +111,22 @@ def test_a_run_that_is_alive_is_never_touched(tmp_path):
     resumption = Resumption(tmp_path, name(3), [], wanted=True)
     assert resumption.resumed == (tmp_path / name(1),), "killed, its lock is gone"
     resumption.close()
+
+
+def test_workers_that_are_about_to_end_are_waited_for(tmp_path):
+    held = subprocess.Popen(
+        [sys.executable, "-c", f"{HOLD.replace('sleep(60)', 'sleep(0.5)')}\nhold({str(tmp_path / name(1))!r})"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert held.stdout is not None
+    assert held.stdout.readline() == "held\n"
+    resumption = Resumption(tmp_path, name(2), [], wanted=True)
+    assert resumption.resumed == (tmp_path / name(1),)
+    (line,) = resumption.lines()
+    assert "going on with 1 finished measurement" in line
+    resumption.close()
+    held.wait()
 
 
 HOLD = f"""
@@ -125,7 +146,8 @@ def hold(folder):
 """
 
 
-def test_two_runs_do_not_go_on_with_the_same_one(tmp_path):
+def test_two_runs_do_not_go_on_with_the_same_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "PATIENCE", 0.0)
     left(tmp_path, 1, KEY)
     one = Resumption(tmp_path, name(2), [], wanted=True)
     other = Resumption(tmp_path, name(3), [], wanted=True)
