@@ -14,6 +14,7 @@ from pytest_quant.atomic import cause
 from pytest_quant.comparing.sides import MAIN, NOUNS, Item, Side, Unmeasured
 from pytest_quant.errors import QuantError
 from pytest_quant.gates.measurement import Measurement, Quantity
+from pytest_quant.gates.regression import usual_effect
 from pytest_quant.gates.verdict import Verdict
 
 SCHEMA = 1
@@ -36,7 +37,8 @@ def load(place: Path) -> dict[str, Any] | None:
 
 
 def side(data: Mapping[str, Any], place: Path) -> Side:
-    """What a run measured. Of two gates on one question the one that saw more counts, and is broken if either is.
+    """What a run measured. Of two gates on one question the one that saw more counts; it is broken if either is, and as
+    strict as the stricter of them.
 
     Raises :class:`QuantError` for anything malformed, with the place in the file.
     """
@@ -77,7 +79,16 @@ def side(data: Mapping[str, Any], place: Path) -> Side:
 def _both(one: Item, other: Item) -> Item:
     counted = [(each.measurement.windows or (each.measurement.rounds or 0, 0))[0] for each in (one, other)]
     chosen = other if counted[1] > counted[0] else one
-    return replace(chosen, broken=one.broken or other.broken)
+    return replace(
+        chosen,
+        broken=one.broken or other.broken,
+        min_effect=min(one, other, key=_effect).min_effect,
+    )
+
+
+def _effect(item: Item) -> float:
+    """The smallest change that breaks: what the gate says, or else what is usual for the metric."""
+    return usual_effect(item.measurement) if item.min_effect is None else item.min_effect
 
 
 class _Reader:

@@ -70,7 +70,7 @@ def change(now: Measurement, then: Accepted, min_effect: float | None = None, *,
         return Change(
             Verdict.INCOMPARABLE, "not finite", "NaN and infinity cannot be compared; record the baseline anew"
         )
-    effect = _effect(now) if min_effect is None else min_effect
+    effect = usual_effect(now) if min_effect is None else min_effect
     if now.metric in (*QUALITY, *SAMPLED):
         return _paired(now, then, effect, sampled)
     if now.metric in SCANNED:
@@ -95,7 +95,7 @@ def withheld(now: Measurement, moved: Change) -> Change:
 
 def smallest_change(then: Measurement, min_effect: float | None = None) -> float:
     """By what share a later ratio must be worse than ``then`` to be called so, were it known exactly."""
-    effect, quantity = _effect(then) if min_effect is None else min_effect, then.quantity
+    effect, quantity = usual_effect(then) if min_effect is None else min_effect, then.quantity
     if then.metric == "throughput_ratio":
         return 1.0 - quantity.low * (1.0 - effect) / quantity.value
     return quantity.high * (1.0 + effect) / quantity.value - 1.0
@@ -107,7 +107,7 @@ def reference_change(now: Sequence[float], then: Sequence[float], weights: Seque
     return paired_difference(now[:known], then[:known], weights[:known]).mean
 
 
-def _effect(now: Measurement) -> float:
+def usual_effect(now: Measurement) -> float:
     peak = now.metric == "memory_budget" and now.identity["metric"].get("of") in ("peak", "activations")
     return PEAK_EFFECT if peak else MIN_EFFECT[now.metric]
 

@@ -210,6 +210,16 @@ def test_two_runs_are_paired_as_far_as_both_went(tmp_path):
     assert verdicts(old, put(tmp_path / "new3", quality(0.5))) == ["inconclusive"]
 
 
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(
+    ("effects", "expected"),
+    [(({}, {"min_effect": 0.5}), "regressed"), (({"min_effect": 0.5}, {"min_effect": 0.6}), "passed")],
+)
+def test_of_two_gates_on_one_question_the_stricter_decides(tmp_path, order, effects, expected):
+    gates = [measured(by=0.3, test=f"test_it.py::test_{i}", **effect) for i, effect in enumerate(effects)]
+    assert verdicts(put(tmp_path / "old", quality()), run(tmp_path / "new.json", *gates[::order])) == [expected]
+
+
 def test_a_record_without_scores_is_incomparable(tmp_path):
     bare = {name: value for name, value in measured().items() if not name.endswith(("scores", "weights"))}
     assert verdicts(put(tmp_path / "old", quality()), run(tmp_path / "run.json", bare)) == ["incomparable"]
