@@ -43,7 +43,8 @@ def add(commands: Subparsers) -> None:
         "--on-conflict",
         choices=("newest", "fail"),
         default="newest",
-        help="where values differ: take the one that was recorded last (default), or write nothing and exit with 1",
+        help="where values differ: take the one that was recorded last (default; where that cannot be told, as fail), "
+        "or write nothing and exit with 1",
     )
     merge.add_argument("--json", action="store_true", help="print JSON")
 
@@ -102,7 +103,7 @@ def _merge(told: argparse.Namespace) -> int:
     )
     empty = [str(part) for part, contents in read if not contents.files]
     disputed = [baselines.conflict(found) for found in joined.conflicts]
-    refused = bool(disputed) and told.on_conflict == "fail"
+    refused = any(told.on_conflict == "fail" or not found.decided for found in joined.conflicts)
     written = [] if refused else [path for path in (_write(into, file) for file in joined.files) if path]
     entries = sum(len(file.entries) for file in joined.files)
     if told.json:

@@ -21,11 +21,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Conflict:
-    """One measurement of which parts hold different values; ``taken`` is one of ``found``."""
+    """One measurement of which parts hold different values; ``taken`` is one of ``found``. It is not ``decided`` where
+    two parts hold different values that were recorded at the same time."""
 
     place: Place
     found: tuple[tuple[str, Entry], ...]
     taken: tuple[str, Entry]
+    decided: bool = True
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,11 @@ def join(parts: Iterable[Source], base: Iterable[Source] = ()) -> Joined:
     """All measurements of all parts and of ``base``, into which they are joined.
 
     Measurements of one hardware, model, metric, format and identity are the same one. Where their values differ, that
-    of the latest ``recorded.date`` counts (one without a date is older than any with); where they do not differ, that
-    of ``base`` stays as it is, or else the latest. So the order of parts makes no difference, and to join what was
-    joined makes none either. Raises BaselineError if a file cannot be rendered.
+    of the latest ``recorded.date`` counts (one without a date is older than any with). Of one date (a clock that is
+    replaced by SOURCE_DATE_EPOCH) a part counts before ``base``, since it was made from it, and a part that still has
+    what ``base`` has says nothing; between two others it is not decided. Where values do not differ, that of ``base``
+    stays as it is, or else the latest. So the order of parts makes no difference, and to join what was joined makes
+    none either. Raises BaselineError if a file cannot be rendered.
     """
     sources = sorted(parts, key=lambda source: (source.part, render(source.file)))
     kept = list(base)
@@ -76,10 +80,14 @@ def _entries(place: Place, theirs: Sequence[Source], ours: Sequence[Source]) -> 
     for key in sorted(of_parts.keys() | of_base.keys()):
         new, old = of_parts.get(key, []), of_base.get(key, [])
         found = [*old, *new]
-        taken = max(found, key=_age)
+        last = max(date(entry) for _, entry in found)
+        stale = [(date(entry), _value(entry)) for _, entry in old]
+        latest = [each for each in new if date(each[1]) == last and (last, _value(each[1])) not in stale]
+        taken = max(latest or [each for each in found if date(each[1]) == last], key=_age)
         taken = next((each for each in old if _value(each[1]) == _value(taken[1])), taken)
         if len({_value(entry) for _, entry in found}) > 1:
-            conflicts.append(Conflict(place, tuple(_distinct(found)), taken))
+            decided = len({_value(entry) for _, entry in latest}) < 2
+            conflicts.append(Conflict(place, tuple(_distinct(found)), taken, decided))
         chosen.append(taken[1])
     return chosen, conflicts
 

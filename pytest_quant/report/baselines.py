@@ -58,11 +58,16 @@ def name(entry: Entry) -> str:
 
 
 def conflict(found: Conflict) -> str:
-    """A line that says which values there are and which was taken."""
+    """A line that says which values there are and which was taken, if that is decided."""
     hardware, model = found.place
     part, entry = found.taken
     others = [f"{value(each)} of {where}{_dated(each)}" for where, each in found.found if each is not entry]
     said = f"{value(entry)} of {part}{_dated(entry)}"
+    if not found.decided:
+        return (
+            f"conflict: {hardware}, {model}: {entry.format} {name(entry)}: {said}, or {', '.join(others)}: "
+            "which one is newer cannot be told. Prune those that are wrong from their parts."
+        )
     return f"conflict: {hardware}, {model}: {entry.format} {name(entry)}: {said}, not {', '.join(others)}"
 
 

@@ -106,6 +106,31 @@ def test_a_conflict_can_fail_and_then_nothing_is_written(tmp_path, capsys):
     assert command("baseline", "merge", made[0], made[2], "--into", into, "--on-conflict=fail") == 0
 
 
+@pytest.mark.parametrize(("there", "part"), [(0.0, 0.2), (0.2, 0.0)])
+def test_of_one_date_what_a_part_changed_counts_before_what_lies_there(tmp_path, there, part):
+    into, same = put(tmp_path / "m", quality(there)), put(tmp_path / "same", quality(there))
+    other = put(tmp_path / "part", quality(part))
+    assert command("baseline", "merge", same, other, "--into", into) == 0
+    (entry,) = baseline.read(baseline.path_for(into, "gpu-a", "org/model")).entries
+    assert entry.value == quality(part).value
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_two_parts_that_changed_it_differently_at_one_time_are_for_a_person(tmp_path, capsys, order):
+    into = put(tmp_path / "m", quality(0.1))
+    before = tree(into)
+    parts = [put(tmp_path / "one", quality(0.0)), put(tmp_path / "two", quality(0.2))]
+    assert command("baseline", "merge", *parts[::order], "--into", into) == 1
+    assert tree(into) == before
+    first, last = capsys.readouterr().out.splitlines()
+    for part in parts:
+        assert f" of {part} (2026-01-01T00:00:00Z)" in first
+    assert "which one is newer cannot be told" in first
+    assert last == "1 conflict: nothing was written"
+    later = put(tmp_path / "later", quality(0.3, day=2))
+    assert command("baseline", "merge", *parts, later, "--into", into) == 0, "there is a newest"
+
+
 def test_one_value_recorded_twice_is_one_and_no_conflict(tmp_path, capsys):
     one, two = put(tmp_path / "one", quality(day=1)), put(tmp_path / "two", quality(day=2))
     into = tmp_path / "m"
