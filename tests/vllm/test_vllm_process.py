@@ -70,6 +70,23 @@ def test_an_interrupt_ends_what_nobody_waits_for(engine, monkeypatch):
         engine.call("steps", 1)
 
 
+class NeverThere:
+    """Pickled here, and made again nowhere."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def test_an_argument_that_cannot_be_sent_or_made_again_is_refused_and_the_engine_lives(engine):
+    with pytest.raises(UsageError, match=r"cannot be sent to the process of vLLM .*plain values"):
+        engine.call("steps", lambda: 1)
+    with pytest.raises(UsageError, match=r"cannot be made again in the process of vLLM \(ValueError: .*plain values"):
+        engine.call("steps", NeverThere())
+    assert engine.alive
+    with pytest.raises(EngineError, match="no prompts were read"):
+        engine.call("steps", 1)
+
+
 PARENT = """
 import os, sys, time
 from pytest_quant.engines.vllm.environment import environment

@@ -19,6 +19,7 @@ import time
 import weakref
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +83,15 @@ class EngineProcess:
         """What the engine answers, however long it takes.
 
         Raises what it reports: ``MemoryError``, :class:`UsageError`, :class:`Unsupported`, and :class:`NotMeasured`
-        for everything else that went wrong there, or where it has died.
+        for everything else that went wrong there, or where it has died. :class:`UsageError` too for arguments that
+        cannot be sent.
         """
         if self._broken is not None or not self._end.alive:
             raise NotMeasured(f"the vLLM engine has ended{f': {self._broken}' if self._broken else ''}")
+        sent = _packed(name, arguments)
         self._idle[0] = False
         try:
-            self._connection.send((name, arguments))
+            self._connection.send_bytes(sent)
             while not self._connection.poll(_LOOK):
                 if _has_ended(self._process) and not self._connection.poll(0):
                     raise EOFError
@@ -131,6 +134,17 @@ def last_words(text: str) -> str:
     errors = [line for line in lines if _SAYS.match(line)]
     telling = [line for line in errors if not any(words in line.lower() for words in _GENERIC)]
     return next((found[-1][:400] for found in (telling, errors, lines) if found), "")
+
+
+def _packed(name: str, arguments: tuple[Any, ...]) -> memoryview:
+    """A call as it is sent; :class:`UsageError` where an argument cannot be."""
+    try:
+        return ForkingPickler.dumps((name, arguments))
+    except Exception as error:  # pickle's own, and whatever the class of an argument raises
+        raise UsageError(
+            f"an argument cannot be sent to the process of vLLM ({type(error).__name__}: {error}); give plain values: "
+            f"numbers, texts, lists and dicts"
+        ) from None
 
 
 def _error(kind: str, told: Any, said: str) -> Exception:

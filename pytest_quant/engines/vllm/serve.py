@@ -14,7 +14,10 @@ import sys
 import threading
 import time
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
+
+from pytest_quant.errors import UsageError
 
 _GRACE = 3.0
 """Seconds to end by itself when nobody listens any more."""
@@ -30,8 +33,10 @@ def main() -> None:
     engine: Any = None
     try:
         while (call := calls.get()) is not None:
-            name, arguments = call
             try:
+                if isinstance(call, Exception):
+                    raise call
+                name, arguments = call
                 if engine is None:
                     from pytest_quant.engines.vllm.work import Work
 
@@ -52,14 +57,25 @@ def main() -> None:
 def _read(connection: Connection, calls: queue.SimpleQueue[Any]) -> None:
     """Pass on the calls. When the connection closes there is nobody to serve, and a call that runs is cut short."""
     with contextlib.suppress(EOFError, OSError):
-        while (call := connection.recv()) is not None:
+        while (call := _opened(connection.recv_bytes())) is not None:
             calls.put(call)
         calls.put(None)
         with contextlib.suppress(EOFError, OSError):
-            connection.recv()  # nothing more comes: the other side waits for the end, or is gone
+            connection.recv_bytes()  # nothing more comes: the other side waits for the end, or is gone
     calls.put(None)
     time.sleep(_GRACE)
     _end_group()
+
+
+def _opened(sent: bytes) -> Any:
+    """The call that was sent, or the :class:`UsageError` to answer where this process cannot make its arguments."""
+    try:
+        return ForkingPickler.loads(sent)
+    except Exception as error:  # whatever the class of an argument raises, or the import of its module
+        return UsageError(
+            f"an argument cannot be made again in the process of vLLM ({type(error).__name__}: {error}); give plain "
+            f"values: numbers, texts, lists and dicts"
+        )
 
 
 def _end_group() -> None:
