@@ -105,7 +105,7 @@ class Models:
         key = (spec, format_name)
         if key in self._refused and self._held.keys() >= set(self._beside.get(key, ())):
             raise self._refused[key].with_traceback(None)
-        if key not in self._held:
+        if self._still_here(key) is None:
             try:
                 self._held[key] = self._load(spec, registry.get(format_name))
             except QuantError as error:
@@ -135,7 +135,15 @@ class Models:
 
     def find(self, spec: ModelSpec, format_name: str) -> ModelHandle | None:
         """The model in the format if it is held; nothing is loaded."""
-        return self._held.get((spec, format_name))
+        return self._still_here((spec, format_name))
+
+    def _still_here(self, key: tuple[ModelSpec, str]) -> ModelHandle | None:
+        """The model if it is held; one whose engine has died is let go of, for the next test to start another."""
+        handle = self._held.get(key)
+        if handle is None or handle.loaded.alive:
+            return handle
+        self._held.pop(key).release()
+        return None
 
     def held_bytes(self) -> Mapping[str, int]:
         """True bytes of the weights of each model that is held, by what people call it."""

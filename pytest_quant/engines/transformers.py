@@ -69,6 +69,11 @@ class TransformersModel:
         return stamp(self.model) != self._stamp
 
     @property
+    def alive(self) -> bool:
+        """It is in this process."""
+        return True
+
+    @property
     def config(self) -> Any:
         """Of the library, as the model was opened with."""
         return self.model.config

@@ -64,6 +64,11 @@ class VllmModel:
         )
 
     @property
+    def alive(self) -> bool:
+        """Whether its process is there to answer."""
+        return self.process.alive
+
+    @property
     def changed(self) -> bool:
         """Nobody can change it from here."""
         return False

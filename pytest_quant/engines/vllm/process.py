@@ -108,7 +108,7 @@ class EngineProcess:
         raise _error(kind, answer, self.said())
 
     def said(self) -> str:
-        """The last meaningful line of its output."""
+        """The last line of its output that names an error; empty where none does."""
         return last_words(_tail(Path(self._log.name)))
 
     def close(self) -> None:
@@ -127,13 +127,12 @@ class EngineProcess:
 
 
 def last_words(text: str) -> str:
-    """Of a log, the last line that names an error, unless it only says that there was one elsewhere; else the last line
-    with words in it. Without colours and vLLM's prefix, at most 400 characters."""
+    """Of a log, the last line that names an error, rather one that does not only say that there was one elsewhere;
+    empty where none does. Without colours and vLLM's prefix, at most 400 characters."""
     lines = [_PREFIX.sub("", _COLOUR.sub("", line).strip()) for line in re.split(r"[\r\n]+", text)]
-    lines = [line for line in lines if re.search(r"[A-Za-z]{3}", line)]
     errors = [line for line in lines if _SAYS.match(line)]
     telling = [line for line in errors if not any(words in line.lower() for words in _GENERIC)]
-    return next((found[-1][:400] for found in (telling, errors, lines) if found), "")
+    return next((found[-1][:400] for found in (telling, errors) if found), "")
 
 
 def _packed(name: str, arguments: tuple[Any, ...]) -> memoryview:
@@ -168,7 +167,7 @@ class EngineError(NotMeasured):
 
 
 def _quoted(said: str) -> str:
-    return f"; it said: {said}" if said else "; it said nothing"
+    return f"; it said: {said}" if said else "; its output names no error"
 
 
 def _tail(path: Path, most: int = 1 << 16) -> str:
