@@ -70,6 +70,19 @@ def test_an_interrupt_ends_what_nobody_waits_for(engine, monkeypatch):
         engine.call("steps", 1)
 
 
+def test_modules_of_the_users_own_do_not_replace_others(tmp_path, monkeypatch):
+    for name in ("queue", "threading", "multiprocessing", "pytest_quant"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')\n")
+    monkeypatch.chdir(tmp_path)
+    given = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    process = EngineProcess(environment(given, "cpu", 1))
+    try:
+        with pytest.raises(EngineError, match="no prompts were read"):
+            process.call("steps", 1)
+    finally:
+        process.close()
+
+
 class NeverThere:
     """Pickled here, and made again nowhere."""
 

@@ -12,6 +12,7 @@ _ALWAYS = {
     "DO_NOT_TRACK": "1",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # so that the steps of a decode can be taken one by one
     "PYTHONUNBUFFERED": "1",
+    "PYTHONSAFEPATH": "1",  # from Python 3.11 on: no modules from the folder that a run is in
 }
 _UNLESS_SET = {"GOMP_SPINCOUNT": "0", "OMP_WAIT_POLICY": "PASSIVE"}
 _ON_CPU = {

@@ -25,7 +25,12 @@ from typing import Any
 
 from pytest_quant.errors import NotMeasured, Unsupported, UsageError
 
-_SERVE = "pytest_quant.engines.vllm.serve"
+_START = (
+    "import sys; sys.path[:] = [each for each in sys.path if each]; "
+    "from pytest_quant.engines.vllm.serve import main; main()"
+)
+"""What the process runs: the folder that a run is in is no place for its modules, where a ``queue.py`` or a folder
+``vllm`` of the user's would be taken for another. Its children are told so by the environment (:mod:`.environment`)."""
 _LOOK = 0.2
 """Seconds between two looks at whether the process is alive, while it owes an answer."""
 _POLITE, _FIRM = 20.0, 5.0
@@ -51,7 +56,7 @@ class EngineProcess:
         fd = theirs.fileno()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", _SERVE, str(fd)],
+                [sys.executable, "-c", _START, str(fd)],
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,

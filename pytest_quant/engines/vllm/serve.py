@@ -1,4 +1,4 @@
-"""The process of an engine: ``python -m pytest_quant.engines.vllm.serve FD`` answers calls on an inherited connection.
+"""The process of an engine: ``main`` answers calls on the inherited connection whose number is the first argument.
 
 A call is ``(name, arguments)``, an answer ``("answer", value)`` or ``(kind of error, what it says)``; ``None`` asks it
 to end. One thread reads, so that it is noticed at once when the other side is gone, in the middle of a call too.
@@ -86,6 +86,3 @@ def _end_group() -> None:
         os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(0)
 
-
-if __name__ == "__main__":
-    main()
