@@ -31,6 +31,7 @@ def main() -> None:
     calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(connection, calls), daemon=True).start()
     engine: Any = None
+    status = 0
     try:
         while (call := calls.get()) is not None:
             try:
@@ -46,11 +47,20 @@ def main() -> None:
                 from pytest_quant.engines.vllm.telling import told
 
                 answer = told(error)
+            except BaseException as error:  # something there ends the process: its words first
+                from pytest_quant.engines.vllm.telling import told
+
+                connection.send(told(error))
+                status = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
+                break
             connection.send(answer)
     finally:
         with contextlib.suppress(Exception):
             if engine is not None:
                 engine.end()
+        if not _has_children():
+            _flush()
+            os._exit(status)
         _end_group()
 
 
@@ -80,9 +90,21 @@ def _opened(sent: bytes) -> Any:
 
 def _end_group() -> None:
     """End this process with all that belongs to its group: workers that vLLM started."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(0)
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def _has_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
