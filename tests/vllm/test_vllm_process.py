@@ -129,12 +129,12 @@ print(process.pid, flush=True)
 
 
 @pytest.mark.parametrize(("then", "sent"), [("time.sleep(600)", signal.SIGKILL), ("", None), ("os._exit(3)", None)])
-def test_it_ends_with_the_process_that_started_it(then, sent):
+def test_it_ends_with_the_process_that_started_it(then, sent, tmp_path):
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT.format(then=then)],
         stdout=subprocess.PIPE,
         text=True,
-        env=environment(os.environ, ""),
+        env={**environment(os.environ, ""), "TMPDIR": str(tmp_path)},
     )
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
@@ -143,6 +143,7 @@ def test_it_ends_with_the_process_that_started_it(then, sent):
     parent.wait()
     parent.stdout.close()
     assert gone(pid)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_log_says_last():

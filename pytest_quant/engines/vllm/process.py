@@ -20,8 +20,7 @@ import weakref
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pytest_quant.errors import NotMeasured, Unsupported, UsageError
 
@@ -47,12 +46,13 @@ _GENERIC = (
 
 
 class EngineProcess:
-    """A process that serves calls, one at a time. Its output goes to a temporary file."""
+    """A process that serves calls, one at a time. Its output goes to a temporary file without a name, which is gone
+    with the last of the two processes, however they end."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         ours, theirs = multiprocessing.Pipe()
         self._connection = ours
-        self._log = tempfile.NamedTemporaryFile(prefix="pytest-quant-vllm-", suffix=".log")  # noqa: SIM115
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
         fd = theirs.fileno()
         try:
             self._process = subprocess.Popen(
@@ -114,7 +114,7 @@ class EngineProcess:
 
     def said(self) -> str:
         """The last line of its output that names an error; empty where none does."""
-        return last_words(_tail(Path(self._log.name)))
+        return last_words(_tail(self._log))
 
     def close(self) -> None:
         """End the process and all that it started; returns when they are gone."""
@@ -175,11 +175,11 @@ def _quoted(said: str) -> str:
     return f"; it said: {said}" if said else "; its output names no error"
 
 
-def _tail(path: Path, most: int = 1 << 16) -> str:
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        file.seek(0, os.SEEK_END)
-        file.seek(max(0, file.tell() - most))
-        return file.read().decode("utf-8", "replace")
+def _tail(file: IO[bytes], most: int = 1 << 16) -> str:
+    """The end of a file; its position, which is also the one that the other process writes at, stays."""
+    with contextlib.suppress(OSError, ValueError):  # it is closed
+        fd = file.fileno()
+        return os.pread(fd, most, max(0, os.fstat(fd).st_size - most)).decode("utf-8", "replace")
     return ""
 
 
