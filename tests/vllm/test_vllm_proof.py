@@ -9,7 +9,7 @@ import pytest
 
 from pytest_quant.engines.vllm.proof import activation_bits, kv_bytes, kv_room, prove, representation
 from pytest_quant.engines.vllm.stored import Tensor, bytes_of, loaded_bytes, read
-from pytest_quant.errors import ProofFailed
+from pytest_quant.errors import ProofFailed, UsageError
 from pytest_quant.formats import registry
 
 ELIGIBLE = {
@@ -194,3 +194,58 @@ def test_the_headers_of_a_checkpoint(tmp_path):
     assert loaded_bytes(tensors, "float32", tied=False) == {"float32": 256 + 32, "int8": 64, "bfloat16": 16}
     assert bytes_of(tensors, ["a.q_proj.weight"], "float32") == 80
     assert read(tmp_path / "nowhere") == {}
+
+
+def write(path, **tensors):
+    """A file of float32 vectors of so many values."""
+    header, end = {}, 0
+    for name, values in tensors.items():
+        header[name] = {"dtype": "F32", "shape": [values], "data_offsets": [end, end + 4 * values]}
+        end += 4 * values
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
+
+
+def test_weights_that_a_folder_holds_twice_count_once(tmp_path):
+    write(tmp_path / "model.safetensors", a=4)
+    write(tmp_path / "consolidated.safetensors", x=4)
+    assert set(read(tmp_path)) == {"a"}
+    write(tmp_path / "one.safetensors", a=2)
+    write(tmp_path / "two.safetensors", b=2)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}))
+    assert set(read(tmp_path)) == {"a", "b"}
+    (tmp_path / "two.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"two\.safetensors is missing, though"):
+        read(tmp_path)
+    index.write_text("[]")
+    with pytest.raises(UsageError, match=r"index\.json is no index"):
+        read(tmp_path)
+    index.unlink()
+    (tmp_path / "model.safetensors").unlink()
+    assert set(read(tmp_path)) == {"a", "x"}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "no safetensors file, or one that was cut short: it has 0 bytes"),
+        (b"abc" * 10, "no safetensors file, or one that was cut short: it has 30 bytes"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 5\n", "a pointer of Git LFS"),
+        (struct.pack("<Q", 2) + b"[]", "no safetensors file"),
+        (struct.pack("<Q", 2) + b"{x" + bytes(9), "no safetensors file"),
+    ],
+)
+def test_a_file_that_holds_no_weights(tmp_path, content, said):
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(UsageError, match=rf"model\.safetensors is {said}.*get the model's files again"):
+        read(tmp_path)
+
+
+def test_a_file_that_was_cut_short(tmp_path):
+    path = tmp_path / "model.safetensors"
+    write(path, a=100)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(UsageError, match=f"cut short: it has {len(whole) - 1} of {len(whole)} bytes"):
+        read(tmp_path)
