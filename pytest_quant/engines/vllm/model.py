@@ -84,10 +84,20 @@ class VllmModel:
         return None
 
     @property
+    def max_model_len(self) -> int:
+        """The longest sequence that the engine holds, prompt and what comes after it."""
+        return int(self._facts["max_model_len"])
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens that the engine takes at once, those that are scored among them: it wants room for one to come."""
+        return self.max_model_len - 1
+
+    @property
     def max_positions(self) -> int:
         """The longest sequence that the engine is given, when one more token is scored after it: vLLM takes that as
-        part of the prompt, and wants room for one to come."""
-        return int(self._facts["max_model_len"]) - 2
+        part of the prompt."""
+        return self.longest_prompt - 1
 
     @property
     def vocabulary(self) -> int:
