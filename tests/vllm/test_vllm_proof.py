@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import struct
+from types import SimpleNamespace
 
 import pytest
 
+from pytest_quant.engines.vllm.inspection import _weights
 from pytest_quant.engines.vllm.proof import activation_bits, kv_bytes, kv_room, prove, representation
 from pytest_quant.engines.vllm.stored import Tensor, bytes_of, loaded_bytes, read
 from pytest_quant.errors import ProofFailed, UsageError
@@ -130,6 +132,36 @@ def test_a_layer_that_was_forgotten():
     told = worker("Fp8LinearMethod", dtype="bfloat16", except_=["model.layers.0.mlp.down_proj"])
     with pytest.raises(ProofFailed, match=r"75\.0% of the eligible.*left out: model\.layers\.0\.mlp\.down_proj"):
         proven(told, "fp8")
+
+
+def test_more_weights_than_were_asked_for_hide_others():
+    told = worker("Fp8LinearMethod", dtype="bfloat16", except_=["model.layers.0.mlp.down_proj"])
+    told["modules"][1]["weights"] += 900_000
+    with pytest.raises(ProofFailed, match=r"not known: vLLM holds 3,554,208 weights in it, but only 3,538,944"):
+        proven(told, "fp8")
+    wide = worker()
+    wide["modules"][1]["weights"] += 900_000
+    assert proven(wide, "fp32").quantized_weight_share == 1.0
+
+
+def qkv(workers):
+    """A layer of SmolLM2-135M as ``QKVParallelLinear`` of vLLM 0.32 has it among so many workers: 9 heads and 3 KV
+    heads of 64; ``output_size`` is that of all workers together, KV heads that several have counted for each."""
+    kept = max(3 // workers, 1)
+    output = (9 // workers) * 64 * workers + 2 * kept * 64 * workers
+    heads = {"total_num_heads": 9, "total_num_kv_heads": 3, "head_size": 64, "v_head_size": 64}
+    return SimpleNamespace(input_size=576, output_size=output, **heads)
+
+
+@pytest.mark.parametrize("workers", [1, 3, 9])
+def test_replicated_heads_count_once(workers):
+    assert (qkv(workers).output_size == 960) is (workers <= 3)
+    assert _weights(qkv(workers)) == 552960
+
+
+def test_other_layers_count_by_their_sizes():
+    assert _weights(SimpleNamespace(input_size=576, output_size=576)) == 331776
+    assert _weights(SimpleNamespace(input_size=576)) is None
 
 
 def test_the_kv_cache_is_in_the_type_that_was_asked_for():

@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 _SIZES = ("input_size", "output_size")
+_HEADS = ("total_num_heads", "total_num_kv_heads", "head_size", "v_head_size")
+"""What a layer of queries, keys and values knows; more workers than KV heads have a copy of one each."""
 
 
 class Inspection:
@@ -85,6 +87,10 @@ def _kernel(scheme: Any, method: Any) -> str | None:
 def _weights(module: Any) -> int | None:
     """Weights of the whole layer, whatever part of it this worker has; ``None`` where that is not known."""
     sizes = [getattr(module, key, None) for key in _SIZES]
+    heads = [getattr(module, key, None) for key in _HEADS]
+    if all(isinstance(size, int) for size in (sizes[0], *heads)):  # the output's size counts replicated KV heads again
+        queries, kept, size, of_values = heads
+        sizes[1] = queries * size + kept * (size + of_values)  # type: ignore[operator]
     if all(isinstance(size, int) for size in sizes):
         return int(sizes[0] * sizes[1])  # type: ignore[operator]
     experts = getattr(module, "global_num_experts", None)

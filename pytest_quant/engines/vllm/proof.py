@@ -45,7 +45,7 @@ def prove(
     kernels = Counter(_kernel(module) for module in modules)
     plain = support.is_plain(format)
     fitting = [module for module in modules if _fits(module, format, plain=plain)]
-    share = min(1.0, sum(module["weights"] or 0 for module in fitting) / sum(asked.values())) if asked else 0.0
+    share = _share(fitting, asked, format, plain=plain)
     made = on_cpu and not plain and not format.from_checkpoint  # the checkpoint's bytes are those of the base model
     held = bool(modules) and all(module["bytes"] for module in modules)
     by_dtype = _bytes(workers, None if made and held else tensors, dtype, tied=tied, on_cpu=on_cpu)
@@ -125,6 +125,18 @@ def _matrices(workers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
             if module["weights"] and "VocabParallelEmbedding" not in module["classes"]:
                 found.setdefault(module["name"], module)
     return list(found.values())
+
+
+def _share(fitting: Sequence[Mapping[str, Any]], asked: Mapping[str, int], format: Format, *, plain: bool) -> float:
+    """Share of the weights asked for that are in the format. :class:`ProofFailed` where more are than were asked for,
+    which would hide others that are not; a plain model may have more that are plain."""
+    found, wanted = sum(module["weights"] or 0 for module in fitting), sum(asked.values())
+    if found > wanted and not plain:
+        raise ProofFailed(
+            f"whether the model is in {format.name} is not known: vLLM holds {found:,} weights in it, but only "
+            f"{wanted:,} are asked for; the share of these cannot be told"
+        )
+    return min(1.0, found / wanted) if wanted else 0.0
 
 
 def _fits(module: Mapping[str, Any], format: Format, *, plain: bool) -> bool:
