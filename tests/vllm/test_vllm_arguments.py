@@ -111,6 +111,27 @@ def test_the_identity_leaves_out_what_is_of_the_machine():
     assert identity(FORMATS["bf16"], CPU, {}, environment={"A": "1"})["environment"] == {"A": "1"}
 
 
+def test_the_identity_is_the_same_on_machines_with_other_folders():
+    def told(root):
+        return {
+            "speculative_config": {"model": f"{root}/draft", "num_speculative_tokens": 2},
+            "hf_config_path": Path(root) / "config",
+            "compilation_config": {"cache_dir": f"{root}/cache", "level": 3},
+            "tokenizer_mode": "auto",
+            "lora_modules": ["org/adapter"],
+        }
+
+    found = identity(FORMATS["bf16"], CPU, told("/home/me"))
+    assert found == identity(FORMATS["bf16"], CPU, told("~/elsewhere"))
+    assert found["args"] == {
+        "speculative_config": {"model": "draft", "num_speculative_tokens": 2},
+        "hf_config_path": "config",
+        "compilation_config": {"level": 3},
+        "tokenizer_mode": "auto",
+        "lora_modules": ["org/adapter"],
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "device", "status"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from pytest_quant.engines.source import ModelSource
@@ -62,6 +63,10 @@ _OF_THE_MACHINE = (
     "numa_bind_cpus",
 )
 """Arguments that differ from machine to machine and change no answer."""
+_PATHS = ("/", "~", "./", "../")
+"""How a path begins that is no hub id."""
+_FOLDERS = ("cache_dir", "dump_path", "profiler_dir")
+"""How the names of arguments end, of arguments within others too, that say where something is put."""
 _SHARE = 0.45
 """Of a GPU's memory, for each engine: a format and its reference are there together while their speeds are compared."""
 _EXTENSION = "pytest_quant.engines.vllm.inspection.Inspection"
@@ -175,11 +180,12 @@ def identity(
     environment: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """What of the engine belongs to a measurement's identity, as plain JSON: how it quantizes, what the user asked for
-    and changes answers or speeds, and the environment's ``numbers``. What only says where things are is left out."""
+    and changes answers or speeds, and the environment's ``numbers``. What only says where things are is left out: of
+    a path its last name stays, of a folder for caches nothing."""
     kept = {
         name: _plain(value)
         for name, value in sorted((engine_args or {}).items())
-        if name not in (*_OF_THE_MACHINE, "kv_cache_dtype")
+        if name not in (*_OF_THE_MACHINE, "kv_cache_dtype") and not name.endswith(_FOLDERS)
     }
     found: dict[str, Any] = {"name": "vllm"}
     if (quantization := support.quantization(format, device)) is not None:
@@ -195,7 +201,10 @@ def identity(
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in sorted(value.items(), key=lambda item: str(item[0]))}
+        kept = {str(key): each for key, each in value.items() if not str(key).endswith(_FOLDERS)}
+        return {key: _plain(each) for key, each in sorted(kept.items())}
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
+    if isinstance(value, PurePath) or (isinstance(value, str) and value.startswith(_PATHS)):
+        return PurePath(value).name
     return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
