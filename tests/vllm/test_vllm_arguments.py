@@ -55,6 +55,12 @@ def test_what_is_not_the_users_to_give(name):
         check({name: 1})
 
 
+@pytest.mark.parametrize("name", ["cpu_offload_gb", "offload_group_size", "offload_prefetch_step", "offload_params"])
+def test_weights_are_not_offloaded(name):
+    with pytest.raises(UsageError, match=f"'{name}' cannot be given: weights outside of the device .*device_map"):
+        check({name: 1})
+
+
 def test_wrong_sizes_and_names():
     with pytest.raises(UsageError, match="tensor_parallel_size=0"):
         check({"tensor_parallel_size": 0})

@@ -14,6 +14,10 @@ from pytest_quant.hardware import Device
 
 MOST_TOP = 1024
 """Log-probabilities at one position that may be asked for."""
+_OFFLOADING = (
+    "weights outside of the device are fetched anew for each step, which the limits of speed and the bytes that are "
+    "reported would not know of; use a narrower format, tensor_parallel_size, or device_map with engine transformers"
+)
 _OURS = {
     "model": "the model is quant_model's, or the fixture's",
     "tokenizer": "the tokenizer is the model's",
@@ -35,6 +39,13 @@ _OURS = {
     "skip_tokenizer_init": "texts are generated too",
     "disable_log_stats": "nobody reads them",
     "data_parallel_size": "one engine is measured at a time",
+    "offload_backend": _OFFLOADING,
+    "cpu_offload_gb": _OFFLOADING,
+    "cpu_offload_params": _OFFLOADING,
+    "offload_group_size": _OFFLOADING,
+    "offload_num_in_group": _OFFLOADING,
+    "offload_prefetch_step": _OFFLOADING,
+    "offload_params": _OFFLOADING,
 }
 """Arguments that are not the user's to give, and where they come from."""
 _OF_THE_MACHINE = (

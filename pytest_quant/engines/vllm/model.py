@@ -30,7 +30,7 @@ class VllmModel:
 
     engine = NAME
     offload: Offload | None = None
-    """Weights that are on no device: what vLLM offloads is said by its own arguments."""
+    """Weights that are on no device: none, for the arguments that would offload some are refused."""
     places: tuple[str, ...] = ()
     """Devices that this process computes on for it: none."""
 
