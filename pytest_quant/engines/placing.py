@@ -95,6 +95,8 @@ def free_bytes(placement: Placement, device: Device) -> int | None:
     """Bytes that a model may still take on the devices that the map may use; ``None`` where that cannot be told, or
     part of the model is to be elsewhere anyway."""
     limits = dict(placement.max_memory)
+    if not placement.spills and "disk" in placement.places:
+        return None
     if device.kind not in ("cuda", "rocm"):
         free = memory.free_bytes(device)
         return free if free is None or not limits else min(free, limits.get("cpu", 0))
