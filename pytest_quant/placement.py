@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,8 +63,8 @@ def parse(device_map: Any, max_memory: Any = None) -> Placement:
     """What a marker or an option says. :class:`UsageError` where it is no map, or ``max_memory`` has none to limit."""
     if isinstance(device_map, str) and device_map.lstrip().startswith("{"):
         try:
-            device_map = json.loads(device_map)
-        except ValueError as error:
+            device_map = json.loads(device_map, object_pairs_hook=lambda pairs: _once("device_map", pairs))
+        except json.JSONDecodeError as error:
             raise UsageError(f"device_map: no JSON ({error}); write {_EXAMPLE}") from None
     if isinstance(device_map, str) and device_map in WORDS:
         return Placement(device_map, _limits(max_memory))
@@ -73,7 +74,15 @@ def parse(device_map: Any, max_memory: Any = None) -> Placement:
         device_map = {"": device_map}
     if not device_map or not all(isinstance(name, str) for name in device_map):
         raise UsageError(f"device_map must be {', '.join(WORDS)}, or a place for each part by its name: {_EXAMPLE}")
-    return Placement(tuple(sorted((name.strip("."), _place(place)) for name, place in device_map.items())))
+    parts = _once("device_map", [(name.strip("."), _place(place)) for name, place in device_map.items()])
+    return Placement(tuple(sorted(parts.items())))
+
+
+def _once(what: str, pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
+    """The pairs as a dict; :class:`UsageError` where a key is there twice."""
+    if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
+        raise UsageError(f"{what} names {twice[0]!r} twice; name each part and each place once")
+    return dict(pairs)
 
 
 def _place(value: Any) -> Place:
@@ -97,8 +106,8 @@ def _limits(max_memory: Any) -> tuple[tuple[Place, int], ...]:
         return ()
     if not isinstance(max_memory, Mapping) or not max_memory:
         raise UsageError('max_memory must name bytes for places, as {0: "20GiB", "cpu": "0GiB"}')
-    found = [(_place(place), _bytes(size)) for place, size in max_memory.items()]
-    return tuple(sorted(found, key=lambda pair: (isinstance(pair[0], str), str(pair[0]))))
+    found = _once("max_memory", [(_place(place), _bytes(size)) for place, size in max_memory.items()])
+    return tuple(sorted(found.items(), key=lambda pair: (isinstance(pair[0], str), str(pair[0]))))
 
 
 def _bytes(size: Any) -> int:
