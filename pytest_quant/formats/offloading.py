@@ -27,6 +27,8 @@ class Offload:
     """How many decoder layers have weights there."""
     of: int
     """Decoder layers of the model."""
+    by_dtype: Mapping[str, int]
+    """The same bytes by type."""
 
     @property
     def total(self) -> int:
@@ -74,7 +76,7 @@ def offload(model: Any) -> Offload | None:
     device, in the type that it is multiplied in, and once where two modules share it.
     """
     kept: list[Any] = []
-    on_disk: dict[tuple[str, str], int] = {}
+    on_disk: dict[tuple[str, str], tuple[int, str]] = {}
     at: dict[str, set[str]] = {}
     for name, module in model.named_modules():
         source = _source(module)
@@ -85,17 +87,22 @@ def offload(model: Any) -> Offload | None:
             if held is not None:
                 kept.append(held)
             else:
-                on_disk[entry] = tensor.numel() * tensor.element_size()
+                size = tensor.numel() * tensor.element_size()
+                on_disk[entry] = size, str(tensor.dtype).removeprefix("torch.")
             at.setdefault(name, set()).add("cpu" if held is not None else "disk")
     if not at:
         return None
-    sizes = {"cpu": footprint(kept).total, "disk": sum(on_disk.values())}
+    in_memory = footprint(kept)
+    sizes = {"cpu": in_memory.total, "disk": sum(size for size, _ in on_disk.values())}
+    by_dtype = Counter(in_memory.by_dtype)
+    for size, dtype in on_disk.values():
+        by_dtype[dtype] += size
     prefix, layers = _layers(model)
     counted: Counter[str] = Counter()
     for number in range(layers):
         inside = [places for name, places in at.items() if name.startswith(f"{prefix}.{number}.")]
         counted.update(set().union(*inside))
-    return Offload({place: size for place, size in sizes.items() if size}, dict(counted), layers)
+    return Offload({place: size for place, size in sizes.items() if size}, dict(counted), layers, dict(by_dtype))
 
 
 def _found(source: Any, name: str) -> tuple[Any, tuple[str, str]]:

@@ -146,15 +146,16 @@ def prove(model: Any, format: Format, backend: Backend, eligible: Mapping[str, i
     weights = sum(eligible.values())
     share = 1.0 - sum(eligible[name] for name in left_out) / weights if weights else 0.0
     whole, away = footprint(backend.whole(model)), offload(model)
-    places = dict(whole.by_device)
+    places, by_dtype = dict(whole.by_device), Counter(whole.by_dtype)
     if away is not None:
+        by_dtype.update(away.by_dtype)
         places.update({f"offloaded to {place}": size for place, size in away.bytes.items()})
     proof = Proof(
         format=format.name,
         quantized_weight_share=share,
         bits_per_weight=8.0 * (footprint(held).total + brought) / weights if weights else 0.0,
         weight_bytes=whole.total + (0 if away is None else away.total),
-        bytes_by_dtype=whole.by_dtype,
+        bytes_by_dtype=dict(sorted(by_dtype.items())),
         kernels=dict(kernels),
         left_out=tuple(left_out),
         offloaded_bytes=None if away is None else away.total,

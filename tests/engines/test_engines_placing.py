@@ -91,7 +91,10 @@ def test_a_model_whose_head_is_its_table(tmp_path, byte_tokenizer, device_map):
 def test_what_is_offloaded_is_counted(tiny_llama):
     for name, size in (("fp32", 4), ("bf16", 2)):
         parted = load(tiny_llama, name, DISK)
-        assert parted.offload == offloading.Offload({"disk": LAYER * size}, {"disk": 1}, 2)
+        assert parted.offload == offloading.Offload(
+            {"disk": LAYER * size}, {"disk": 1}, 2, {"float32" if size == 4 else "bfloat16": LAYER * size}
+        )
+        assert sum(parted.proof.bytes_by_dtype.values()) == parted.proof.weight_bytes
         assert parted.proof.offloaded_bytes == LAYER * size
         assert parted.proof.bytes_by_device["offloaded to disk"] == LAYER * size
         assert parted.proof.figures()["offloaded_bytes"] == LAYER * size
@@ -220,6 +223,14 @@ def test_free_memory_is_that_of_the_devices_that_a_map_may_use(monkeypatch, devi
 
 
 @pytest.mark.parametrize(
+    ("device_map", "known"), [({"": "cpu"}, True), ({"": "cpu", "a": "disk"}, False), ("auto", True)]
+)
+def test_what_is_to_be_on_disk_needs_no_memory(device_map, known):
+    cpu = Device("cpu", "intel", "A CPU", "x86_64")
+    assert (placing.free_bytes(parse(device_map), cpu) is not None) is known
+
+
+@pytest.mark.parametrize(
     ("told", "found"),
     [
         ("auto", Placement("auto")),
@@ -246,6 +257,10 @@ def test_maps_as_they_are_written(told, found):
         ({"": 0}, {0: "20GiB"}, "max_memory goes with"),
         ("auto", {0: "much"}, "'much' is no number of bytes"),
         ("auto", {}, "must name bytes"),
+        ({"a": 0, "a.": "cpu"}, None, "device_map names 'a' twice"),
+        ('{"a": 0, "a": 1}', None, "device_map names 'a' twice"),
+        ("auto", {0: 1, "0": 2}, "max_memory names 0 twice"),
+        ("auto", {"cuda:1": "1GB", 1: "2GB"}, "max_memory names 1 twice"),
     ],
 )
 def test_maps_that_are_none(told, limits, said):
