@@ -75,6 +75,4 @@ def environment(given: Mapping[str, str], kind: str, threads: int | None = None)
 
 def numbers(environment: Mapping[str, str]) -> dict[str, str]:
     """Of the variables, those that change what a model answers."""
-    return {
-        name: value for name, value in sorted(environment.items()) if name in NUMBERS or name.startswith(_FAMILIES)
-    }
+    return {name: value for name, value in sorted(environment.items()) if name in NUMBERS or name.startswith(_FAMILIES)}

@@ -107,4 +107,3 @@ def _has_children() -> bool:
     except ChildProcessError:
         return False
     return True
-

@@ -63,7 +63,8 @@ def _tensors(path: Path) -> dict[str, Tensor]:
             for name, entry in header.items()
             if name != "__metadata__"
         }
-        needed = 8 + length + max((entry["data_offsets"][1] for entry in header.values() if _is_tensor(entry)), default=0)
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        needed = 8 + length + max(ends, default=0)
     except FileNotFoundError:
         raise _broken(path, "missing, though the model's index names it") from None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError, RecursionError) as error:
@@ -71,10 +72,6 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     if needed > size:
         raise _broken(path, f"cut short: it has {size:,} of {needed:,} bytes")
     return found
-
-
-def _is_tensor(entry: Mapping[str, object]) -> bool:
-    return "data_offsets" in entry
 
 
 def _broken(path: Path, what: str) -> UsageError:
