@@ -1,9 +1,10 @@
 """The command ``pytest-quant``. Exit codes: 0 all held, 1 a gate broke or a budget is not kept, 2 could not judge,
-130 interrupted."""
+130 interrupted, 141 nobody read what it printed (``| head``)."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -26,6 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.simplefilter("always", StoreWarning)
         try:
             code: int = told.run(told)
+            sys.stdout.flush()  # here it is told that nobody reads on
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+            return 128 + 13  # as of a program that SIGPIPE ends
         except QuantError as error:
             print(f"pytest-quant: {error}", file=sys.stderr)
             code = 2

@@ -18,6 +18,8 @@ from pytest_quant.gates.regression import usual_effect
 from pytest_quant.gates.verdict import Verdict
 
 SCHEMA = 1
+_TEXTS = frozenset({"of", "phase", "task", "metric"})
+"""Parameters that are names."""
 
 
 def load(place: Path) -> dict[str, Any] | None:
@@ -43,14 +45,18 @@ def side(data: Mapping[str, Any], place: Path) -> Side:
     Raises :class:`QuantError` for anything malformed, with the place in the file.
     """
     read = _Reader(str(place))
+    try:
+        read.plain(data, "")
+    except RecursionError:
+        raise read.error("top level", "nested too deep") from None
     if (schema := data.get("schema")) != SCHEMA or isinstance(schema, bool):
         raise read.error("schema", f"found {schema!r}, expected {SCHEMA}; a newer one needs a newer pytest-quant")
     environment = read.of(data, "environment", dict, "")
     hardware = read.of(environment, "hardware", dict, "environment.")
     key = read.of(hardware, "key", str, "environment.hardware.") if hardware else ""
     recorded = {
-        name: environment[told]
-        for name, told in (("date", "started"), ("commit", "commit"), ("packages", "packages"))
+        name: read.of(environment, told, kind, "environment.")
+        for name, told, kind in (("date", "started", str), ("commit", "commit", str), ("packages", "packages", dict))
         if told in environment
     }
     items: dict[Any, Item] = {}
@@ -91,6 +97,25 @@ def _effect(item: Item) -> float:
     return usual_effect(item.measurement) if item.min_effect is None else item.min_effect
 
 
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(place: str) -> str:
+    return ascii(place)[1:-1] or "top level"
+
+
 class _Reader:
     """Takes values out of a record; what is not as it should be is an error with its place."""
 
@@ -99,6 +124,20 @@ class _Reader:
 
     def error(self, place: str, what: str) -> QuantError:
         return QuantError(f"{self._where}: {place}: {what}. Write the run record anew with --quant-json.")
+
+    def plain(self, value: Any, place: str) -> None:
+        """Refuse what Python reads as JSON and nobody can write: NaN, numbers beyond all floats, half characters."""
+        if isinstance(value, dict):
+            for name, each in value.items():
+                self.plain(name, place)
+                self.plain(each, f"{place}.{name}" if place else name)
+        elif isinstance(value, list):
+            for number, each in enumerate(value):
+                self.plain(each, f"{place}[{number}]")
+        elif isinstance(value, str) and not _is_text(value):
+            raise self.error(_shown(place), f"found {ascii(value)[:40]}, expected text")
+        elif isinstance(value, (int, float)) and not _is_finite(value):
+            raise self.error(_shown(place), "found NaN, infinity or a number of hundreds of digits")
 
     def of(self, data: Mapping[str, Any], name: str, kind: type, before: str) -> Any:
         value = data.get(name)
@@ -114,7 +153,7 @@ class _Reader:
         return tuple(self._finite(number, f"{at}.{name}") for number in self.of(data, name, list, f"{at}."))
 
     def _finite(self, value: Any, place: str) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise self.error(place, f"found {str(value)[:40]!r}, expected a finite number")
         return float(value)
 
@@ -128,7 +167,16 @@ class _Reader:
         return metric
 
     def parameters(self, record: Mapping[str, Any], at: str) -> dict[str, Any]:
-        return dict(self.of(record, "parameters", dict, f"{at}.")) if "parameters" in record else {}
+        found = dict(self.of(record, "parameters", dict, f"{at}.")) if "parameters" in record else {}
+        for name in _TEXTS & found.keys():
+            self.of(found, name, str, f"{at}.parameters.")
+        return found
+
+    def alpha(self, record: Mapping[str, Any], at: str) -> float:
+        found = self.number(record, "alpha", at, 0.01)
+        if not 0.0 < found < 1.0:
+            raise self.error(f"{at}.alpha", f"found {found}, expected a share between 0 and 1")
+        return found
 
     def unmeasured(self, record: Mapping[str, Any], hardware: str, at: str) -> Unmeasured:
         said = self.of(record, "verdict", str, f"{at}.")
@@ -179,7 +227,7 @@ class _Reader:
             quantities={main: Quantity(value, low, high, unit)},
             identity=identity,
             reference=record.get("reference"),
-            alpha=self.number(record, "alpha", at, 0.01),
+            alpha=self.alpha(record, at),
             windows=windows,
             noun=noun,
             figures=figures,

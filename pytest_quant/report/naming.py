@@ -17,7 +17,8 @@ _NO_PART = {("new_tokens", "prefill"): 1, ("new_tokens", "ttft"): 1}
 
 
 def shown_metric(record: Mapping[str, Any]) -> str:
-    """A record's metric in words that fit a table, with the parameters that tell it from its siblings."""
+    """A record's metric in words that fit a table, with the parameters that tell it from its siblings. These may come
+    from a file, and be anything."""
     parameters = record.get("parameters", {})
     words = {
         "perplexity_delta": "perplexity",
@@ -34,11 +35,15 @@ def shown_metric(record: Mapping[str, Any]) -> str:
     sizes = "".join(
         f" {letter}{parameters[name]}"
         for name, (letter, usual) in _SIZES.items()
-        if parameters.get(name, usual) not in (usual, _NO_PART.get((name, parameters.get("phase"))))
+        if parameters.get(name, usual) not in (usual, _NO_PART.get((name, str(parameters.get("phase")))))
     )
     options = " compiled" if parameters.get("compile") else " static" if parameters.get("cache") == "static" else ""
-    prices = "".join(f" ${parameters[name]:g}" for name in ("price", "reference_price") if name in parameters)
-    return words[record["metric"]] + sizes + options + prices
+    prices = "".join(f" ${_price(parameters[name])}" for name in ("price", "reference_price") if name in parameters)
+    return words.get(record["metric"], str(record["metric"])) + sizes + options + prices
+
+
+def _price(told: object) -> str:
+    return f"{told:g}" if isinstance(told, (int, float)) else str(told)
 
 
 def _task(parameters: Mapping[str, Any]) -> str:
@@ -61,7 +66,7 @@ def _text(parameters: Mapping[str, Any]) -> str:
     prompts = parameters.get("prompts")
     said = [
         "same text",
-        *([] if prompts is None else [prompts if isinstance(prompts, str) else f"{len(prompts)} given"]),
+        *([] if prompts is None else [f"{len(prompts)} given" if isinstance(prompts, (list, tuple)) else str(prompts)]),
     ]
     said += [f"first {parameters['limit']}"] if "limit" in parameters else []
     said += ["chat"] if parameters.get("chat_template") else []

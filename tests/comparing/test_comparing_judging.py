@@ -337,7 +337,7 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_judged(tmp_path, capsys):
         (lambda d: d["measurements"][0].update(identity=[]), "measurements[0].identity"),
         (lambda d: d["measurements"][0].update(windows={"used": 17, "total": 16}), "measurements[0].windows"),
         (lambda d: d["measurements"][0]["scores"].pop(), "measurements[0].scores"),
-        (lambda d: d["measurements"][0]["scores"].__setitem__(0, float("nan")), "measurements[0].scores"),
+        (lambda d: d["measurements"][0]["scores"].__setitem__(0, float("nan")), "measurements[0].scores[0]"),
         (lambda d: d["measurements"][0].update(weights=[0.0] * 16), "measurements[0].weights"),
         (lambda d: d["measurements"][0].pop("test"), "measurements[0].test"),
         (lambda d: d.update(skipped=[{}]), "skipped[0].reason"),
