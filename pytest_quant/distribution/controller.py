@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Generator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,12 @@ if TYPE_CHECKING:
 
 ALONE = "alone"
 """The file of the folder that is there once the other workers have ended."""
-_SECONDS_TO_END = 10.0
+_SECONDS_TO_END = 2.0
+"""That a process has once its worker has ended; then it is terminated, and after as long again killed."""
+_SECONDS_KEPT = 7 * 24 * 3600.0
+"""After which a folder of workers is taken for that of a run that was killed."""
+_PREFIX = "pytest-quant-"
+_NAME = re.compile(rf"{_PREFIX}[0-9a-f]{{32}}")
 
 
 class Controller:
@@ -32,8 +39,10 @@ class Controller:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._folder = Path(tempfile.gettempdir()) / f"pytest-quant-{os.urandom(16).hex()}"
+        self._folder = Path(tempfile.gettempdir()) / f"{_PREFIX}{os.urandom(16).hex()}"
         """Made by the first worker that has something to tell."""
+        sweep(self._folder.parent)
+        self._heard: telling.Told | None = None
         self._lanes: dict[Any, int] = {}
         self._replaced: set[Any] = set()
         self._lost = 0
@@ -91,11 +100,9 @@ class Controller:
     @property
     def _told(self) -> telling.Told | None:
         """What the workers told, read once; before they have, nothing is remembered."""
-        return self._read if self._folder.exists() else None
-
-    @cached_property
-    def _read(self) -> telling.Told | None:
-        return telling.heard(self._folder)
+        if self._heard is None:
+            self._heard = telling.heard(self._folder)
+        return self._heard
 
     def _choose(self, config: pytest.Config, nodes: Sequence[Any], ids: Sequence[str]) -> ByModel | None:
         """The scheduler for these tests; None where none of them is a quantization test."""
@@ -120,14 +127,45 @@ class Controller:
         last one that it is alone."""
         for node in self._ended:
             node.gateway.exit()
-        for node in self._ended:
-            _ending(node, _SECONDS_TO_END)
+        until = time.monotonic() + _SECONDS_TO_END
+        processes = [process for process in map(_process, self._ended) if process is not None]
+        for process in processes:
+            end(process, until - time.monotonic())
         (self._folder / ALONE).touch()
+
+
+def sweep(where: Path) -> None:
+    """Remove the folders of workers that killed runs have left, once they are old; those of other users, which the
+    system guards, stay."""
+    old = time.time() - _SECONDS_KEPT
+    with contextlib.suppress(OSError), os.scandir(where) as found:
+        for each in found:
+            is_ours = _NAME.fullmatch(each.name) and each.is_dir(follow_symlinks=False)
+            if is_ours and each.stat(follow_symlinks=False).st_mtime < old:
+                shutil.rmtree(each.path, ignore_errors=True)
+
+
+def end(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Have a process end that has nothing left to do: of itself, asked to, or killed."""
+    for force in (process.terminate, process.kill, None):
+        try:
+            process.wait(max(seconds, 0.0))
+            return
+        except subprocess.TimeoutExpired:
+            if force is not None:
+                force()
+            seconds = _SECONDS_TO_END
+
+
+def _process(node: Any) -> subprocess.Popen[bytes] | None:
+    """The process of a worker; None where it runs elsewhere."""
+    found: subprocess.Popen[bytes] | None = getattr(getattr(getattr(node, "gateway", None), "_io", None), "popen", None)
+    return found
 
 
 def _ending(node: Any, seconds: float) -> int | None:
     """The exit code of a worker's process, which is waited for; None where it lives on, or runs elsewhere."""
-    process = getattr(getattr(getattr(node, "gateway", None), "_io", None), "popen", None)
+    process = _process(node)
     if process is None:
         return None
     try:
