@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from hypothesis import HealthCheck, settings
 from small_models import SENTENCE, save_llama
+
+settings.register_profile("timeless", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("timeless")
 
 ROOT = Path(__file__).parent.parent
 REAL = ROOT / ".models" / "SmolLM2-135M-Instruct"
