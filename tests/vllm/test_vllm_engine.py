@@ -121,7 +121,7 @@ def test_the_proof_of_a_plain_model(plain, smollm2):
     assert not plain.changed
     assert not plain.has_own_cache
     assert plain.vocabulary == 49152
-    assert plain.max_positions == 8190
+    assert plain.max_positions == 8191
 
 
 def test_a_model_against_itself(plain, windows):

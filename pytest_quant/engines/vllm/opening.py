@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from pytest_quant.engines.loading import eligible_weights
 from pytest_quant.engines.quiet import quiet
 from pytest_quant.engines.source import ModelSource
-from pytest_quant.engines.vllm import arguments, proof, stored, support
+from pytest_quant.engines.vllm import arguments, lengths, proof, stored, support
 from pytest_quant.engines.vllm.environment import environment
 from pytest_quant.engines.vllm.model import VllmModel
 from pytest_quant.engines.vllm.process import EngineError, EngineProcess
@@ -43,7 +44,12 @@ def load(
     )
     config, tokenizer, ends, eligible = _described(source)
     tensors = _tensors(checkpoint or source.name, None if checkpoint else source.revision)
-    process = EngineProcess(environment(os.environ, device.kind, _threads(device)))
+    surroundings = environment(os.environ, device.kind, _threads(device))
+    told = None if checkpoint is None else _config(checkpoint, trust_remote_code=source.trust_remote_code)
+    if (length := lengths.room_for_all_positions(config, engine_args or {}, told)) is not None:
+        given["max_model_len"] = length
+        surroundings |= lengths.ALLOWED
+    process = EngineProcess(surroundings)
     try:
         facts = _started(process, given, source, format, device)
         found = proof.prove(
@@ -109,6 +115,15 @@ def _described(source: ModelSource) -> tuple[Any, Any, frozenset[int], dict[str,
     end = tokenizer.eos_token_id if end is None else end
     ends = frozenset(() if end is None else end if isinstance(end, list) else [end])
     return config, tokenizer, ends, eligible
+
+
+def _config(checkpoint: str, *, trust_remote_code: bool) -> Any:
+    """Of what is loaded instead of the base model; ``None`` where it has none that transformers reads."""
+    from transformers import AutoConfig
+
+    with contextlib.suppress(Exception), quiet():  # what is wrong with it the engine says better
+        return AutoConfig.from_pretrained(checkpoint, trust_remote_code=trust_remote_code)
+    return None
 
 
 def _tensors(name: str, revision: str | None) -> dict[str, stored.Tensor] | None:
