@@ -1,4 +1,4 @@
-"""How long a sequence an engine is started for: every position of a model can be scored, and none beyond is computed."""
+"""How long a sequence an engine is started for: all positions of a model can be scored, and none beyond is computed."""
 
 from __future__ import annotations
 

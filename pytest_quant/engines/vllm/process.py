@@ -42,6 +42,7 @@ _GENERIC = (
     "see root cause",
     "engine core initialization failed",
     "workerproc initialization failed",
+    "systemexit",
 )
 
 
@@ -159,8 +160,9 @@ def _error(kind: str, told: Any, said: str) -> Exception:
         return UsageError(told)
     if kind == "unsupported":
         return Unsupported(*told)
-    generic = any(words in told.lower() for words in _GENERIC)
-    return EngineError(f"the vLLM engine failed: {told}{_quoted(said) if generic else ''}", told)
+    if any(words in told.lower() for words in _GENERIC):
+        told += _quoted(said)
+    return EngineError(f"the vLLM engine failed: {told}", told)
 
 
 class EngineError(NotMeasured):

@@ -31,7 +31,8 @@ def main() -> None:
     calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(connection, calls), daemon=True).start()
     engine: Any = None
-    status = 0
+    status: int | None = None
+    """What to end with, where something in the engine ended it."""
     try:
         while (call := calls.get()) is not None:
             try:
@@ -58,7 +59,7 @@ def main() -> None:
         with contextlib.suppress(Exception):
             if engine is not None:
                 engine.end()
-        if not _has_children():
+        if status is not None and not _has_children():
             _flush()
             os._exit(status)
         _end_group()
