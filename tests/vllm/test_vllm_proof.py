@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from pytest_quant.engines.vllm.inspection import _weights
+from pytest_quant.engines.vllm.opening import _tensors
 from pytest_quant.engines.vllm.proof import activation_bits, kv_bytes, kv_room, prove, representation
 from pytest_quant.engines.vllm.stored import Tensor, bytes_of, loaded_bytes, read
 from pytest_quant.errors import ProofFailed, UsageError
@@ -281,3 +282,13 @@ def test_a_file_that_was_cut_short(tmp_path):
     path.write_bytes(whole[:-1])
     with pytest.raises(UsageError, match=f"cut short: it has {len(whole) - 1} of {len(whole)} bytes"):
         read(tmp_path)
+
+
+def test_files_that_the_hub_still_has_to_bring_are_no_broken_ones(tmp_path, monkeypatch):
+    import transformers.utils
+
+    monkeypatch.setattr(transformers.utils, "cached_file", lambda *_, **__: str(tmp_path / "config.json"))
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "one.safetensors"}}))
+    assert _tensors("org/model", None) is None
+    write(tmp_path / "one.safetensors", a=2)
+    assert set(_tensors("org/model", None) or ()) == {"a"}

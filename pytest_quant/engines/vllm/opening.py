@@ -52,6 +52,8 @@ def load(
     process = EngineProcess(surroundings)
     try:
         facts = _started(process, given, source, format, device)
+        if tensors is None:  # the engine may have fetched them
+            tensors = _tensors(checkpoint or source.name, None if checkpoint else source.revision)
         found = proof.prove(
             facts["workers"],
             format,
@@ -127,7 +129,7 @@ def _config(checkpoint: str, *, trust_remote_code: bool) -> Any:
 
 
 def _tensors(name: str, revision: str | None) -> dict[str, stored.Tensor] | None:
-    """The tensors of a model's files, where they are at hand."""
+    """The tensors of a model's files, where they are at hand. :class:`UsageError` where a folder's are broken."""
     folder = Path(name)
     if not folder.is_dir():
         from transformers.utils import cached_file
@@ -139,6 +141,8 @@ def _tensors(name: str, revision: str | None) -> dict[str, stored.Tensor] | None
         if config is None:
             return None
         folder = Path(config).parent
+        if not all(path.exists() for path in stored.files(folder)):
+            return None
     return stored.read(folder) or None
 
 
