@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from pytest_quant import baseline
 from pytest_quant.cache import expanded
+from pytest_quant.counting import counted
 from pytest_quant.environment import timestamp
 from pytest_quant.errors import UsageError
 from pytest_quant.gates.gate import LIMITS
@@ -84,7 +85,6 @@ def _show(told: argparse.Namespace) -> int:
 
 def _merge(told: argparse.Namespace) -> int:
     from pytest_quant.report import baselines
-    from pytest_quant.report.columns import counted
 
     into = expanded(told.into)
     parts = list(dict.fromkeys(expanded(name) for name in told.parts))
@@ -131,7 +131,7 @@ def _merge(told: argparse.Namespace) -> int:
 
 def _write(root: Path, file: baseline.File) -> str | None:
     """Write one file to its place; its path if it changed."""
-    path = baseline.path_for(root, str(file.hardware["key"]), file.model)
+    path = baseline.path_for(root, *baseline.place(file))
     return path.as_posix() if baseline.write(path, file) else None
 
 
@@ -139,7 +139,7 @@ def _misplaced(root: Path, found: baseline.Contents) -> list[baseline.BaselineEr
     """Files of a folder that is written to which lie where a run would not look for them."""
     wrong = []
     for path, file in found.files:
-        place = baseline.path_for(root, str(file.hardware["key"]), file.model)
+        place = baseline.path_for(root, *baseline.place(file))
         if path != place:
             wrong.append(baseline.BaselineError(f"{path}: is the baseline that belongs at {place}. Move it there."))
     return wrong
@@ -147,7 +147,6 @@ def _misplaced(root: Path, found: baseline.Contents) -> list[baseline.BaselineEr
 
 def _prune(told: argparse.Namespace) -> int:
     from pytest_quant.report import baselines
-    from pytest_quant.report.columns import counted
 
     if not any(getattr(told, name) for name in _SELECTORS):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in _SELECTORS)
@@ -162,17 +161,13 @@ def _prune(told: argparse.Namespace) -> int:
     for path, file in found.files:
         goes = [entry for entry in file.entries if _chosen(told, file, entry, before)]
         for entry in goes:
-            print(f"{'pruned' if told.yes else 'would go'}: {baselines.line(*_place(file), entry)}")
+            print(f"{'pruned' if told.yes else 'would go'}: {baselines.line(*baseline.place(file), entry)}")
         gone += len(goes)
         if goes and told.yes:
             _leave(path, baseline.prune(file, partial(_stays, goes)))
     verb = "pruned" if told.yes else "would go; --yes prunes them"
     print(f"{counted(gone, 'measurement')} {verb}" if gone else f"nothing in {told.place} is chosen by that")
     return 0
-
-
-def _place(file: baseline.File) -> tuple[str, str]:
-    return str(file.hardware["key"]), file.model
 
 
 def _chosen(told: argparse.Namespace, file: baseline.File, entry: baseline.Entry, before: str | None) -> bool:

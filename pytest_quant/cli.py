@@ -9,8 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from pytest_quant import __version__, baseline_commands, building, doctor, floor, quantize, scan
-from pytest_quant.comparing import command as comparing
+from pytest_quant import __version__, baseline_commands, building, compare, doctor, floor, quantize, scan
 from pytest_quant.errors import QuantError, StoreWarning, UsageError
 from pytest_quant.hardware import Device, detect, matrix, specs
 from pytest_quant.planning import command as planning
@@ -64,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     scan.add(commands)
     floor.add(commands)
     planning.add(commands, _device)
-    comparing.add(commands)
+    compare.add(commands)
     baseline_commands.add(commands)
     return parser
 

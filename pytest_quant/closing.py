@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from pytest_quant.baseline import BaselineError
+from pytest_quant.counting import counted
 from pytest_quant.ledger import Ledger
 from pytest_quant.options import Options
-from pytest_quant.report.columns import counted
 
 _SHOWN = 10
 """Tests that are named, of those that never ran."""

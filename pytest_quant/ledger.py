@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quant import baseline
+from pytest_quant.counting import counted
 from pytest_quant.environment import for_people
 
 Payload = dict[str, Any]
@@ -102,7 +103,7 @@ class Ledger:
             path = baseline.path_for(root, self.hardware["key"], model)
             merged = baseline.merge(baseline.read(path), _identity_of(self.hardware), model, entries)
             if baseline.write(path, merged):
-                lines.append(f"{_counted(len(entries))} recorded in {_relative(path)}")
+                lines.append(f"{counted(len(entries), 'measurement')} recorded in {_relative(path)}")
         return lines
 
     def prune(self, root: Path, known_tests: Collection[str], whole_files: Collection[str]) -> list[str]:
@@ -129,7 +130,7 @@ class Ledger:
             gone = len(file.entries) - len(pruned.entries)
             if gone:
                 baseline.write(path, pruned)
-                lines.append(f"{_counted(gone)} pruned from {_relative(path)}")
+                lines.append(f"{counted(gone, 'measurement')} pruned from {_relative(path)}")
         return lines
 
 
@@ -150,7 +151,3 @@ def _identity_of(hardware: Mapping[str, Any]) -> dict[str, Any]:
 def _relative(path: Path) -> str:
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
-
-
-def _counted(count: int) -> str:
-    return "1 measurement" if count == 1 else f"{count} measurements"

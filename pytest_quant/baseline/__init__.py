@@ -2,7 +2,7 @@
 
 from pytest_quant.baseline.compare import Match, identity_difference, lookup
 from pytest_quant.baseline.folder import Contents, contents
-from pytest_quant.baseline.joining import Conflict, Joined, Source, join
+from pytest_quant.baseline.joining import Conflict, Joined, Source, join, place
 from pytest_quant.baseline.schema import (
     MIGRATIONS,
     SCHEMA,
@@ -37,6 +37,7 @@ __all__ = [
     "merge",
     "parse",
     "path_for",
+    "place",
     "prune",
     "read",
     "render",

@@ -53,13 +53,13 @@ def join(parts: Iterable[Source], base: Iterable[Source] = ()) -> Joined:
     kept = list(base)
     conflicts: list[Conflict] = []
     files = []
-    for place in sorted({_place(source.file) for source in (*sources, *kept)}):
-        ours = [source for source in kept if _place(source.file) == place]
-        theirs = [source for source in sources if _place(source.file) == place]
-        chosen, disputed = _entries(place, theirs, ours)
+    for at in sorted({place(source.file) for source in (*sources, *kept)}):
+        ours = [source for source in kept if place(source.file) == at]
+        theirs = [source for source in sources if place(source.file) == at]
+        chosen, disputed = _entries(at, theirs, ours)
         conflicts += disputed
         hardware = max((source.file.hardware for source in ours or theirs), key=canonical)
-        files.append(File(hardware, place[1], tuple(chosen)))
+        files.append(File(hardware, at[1], tuple(chosen)))
     return Joined(tuple(files), tuple(conflicts), tuple(note for file in files for note in _notes(file)))
 
 
@@ -69,11 +69,12 @@ def date(entry: Entry) -> str:
     return found if isinstance(found, str) else ""
 
 
-def _place(file: File) -> Place:
+def place(file: File) -> Place:
+    """Of what a file holds measurements."""
     return str(file.hardware["key"]), file.model
 
 
-def _entries(place: Place, theirs: Sequence[Source], ours: Sequence[Source]) -> tuple[list[Entry], list[Conflict]]:
+def _entries(at: Place, theirs: Sequence[Source], ours: Sequence[Source]) -> tuple[list[Entry], list[Conflict]]:
     """One entry for each measurement, and what was not agreed on."""
     of_parts, of_base = _by_key(theirs), _by_key(ours)
     chosen, conflicts = [], []
@@ -87,7 +88,7 @@ def _entries(place: Place, theirs: Sequence[Source], ours: Sequence[Source]) -> 
         taken = next((each for each in old if _value(each[1]) == _value(taken[1])), taken)
         if len({_value(entry) for _, entry in found}) > 1:
             decided = len({_value(entry) for _, entry in latest}) < 2
-            conflicts.append(Conflict(place, tuple(_distinct(found)), taken, decided))
+            conflicts.append(Conflict(at, tuple(_distinct(found)), taken, decided))
         chosen.append(taken[1])
     return chosen, conflicts
 

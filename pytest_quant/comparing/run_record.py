@@ -11,8 +11,9 @@ from typing import Any
 
 from pytest_quant import baseline
 from pytest_quant.atomic import cause
-from pytest_quant.comparing.sides import MAIN, NOUNS, Item, Side, Unmeasured
+from pytest_quant.comparing.sides import Item, Side, Unmeasured
 from pytest_quant.errors import QuantError
+from pytest_quant.gates.gate import MAIN, NOUNS
 from pytest_quant.gates.measurement import Measurement, Quantity
 from pytest_quant.gates.regression import usual_effect
 from pytest_quant.gates.verdict import Verdict

@@ -10,25 +10,9 @@ from typing import Any
 
 from pytest_quant import baseline
 from pytest_quant.errors import QuantError
-from pytest_quant.gates.gate import QUALITY, SAMPLED
+from pytest_quant.gates.gate import MAIN, NOUNS, QUALITY, SAMPLED
 from pytest_quant.gates.measurement import Measurement, Quantity
 from pytest_quant.gates.verdict import Verdict
-
-MAIN = {
-    "perplexity_delta": "delta",
-    "kl_divergence": "mean",
-    "token_agreement": "share",
-    "task_accuracy": "drop",
-    "generation_match": "share",
-    "layer_sensitivity": "nats",
-    "throughput_ratio": "ratio",
-    "energy_ratio": "ratio",
-    "cost_ratio": "ratio",
-    "memory_budget": "bytes",
-}
-"""What the value of each metric is called."""
-NOUNS = {"task_accuracy": "items", "generation_match": "prompts"}
-"""What the scores of a metric are of, where they are not of windows."""
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,21 @@ SCANNED = ("layer_sensitivity",)
 """The metrics that are answered from one layer after the other."""
 TIMED = ("throughput_ratio", "energy_ratio", "cost_ratio")
 """The metrics that are answered from rounds of timed runs."""
+MAIN = {
+    "perplexity_delta": "delta",
+    "kl_divergence": "mean",
+    "token_agreement": "share",
+    "task_accuracy": "drop",
+    "generation_match": "share",
+    "layer_sensitivity": "nats",
+    "throughput_ratio": "ratio",
+    "energy_ratio": "ratio",
+    "cost_ratio": "ratio",
+    "memory_budget": "bytes",
+}
+"""What the value of each metric is called."""
+NOUNS = {"task_accuracy": "items", "generation_match": "prompts"}
+"""What the scores of a metric are of, where they are not of windows."""
 
 
 def needs_full_kl(gate: Gate) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pytest_quant import atomic, environment
 from pytest_quant.atomic import cause
+from pytest_quant.counting import counted
 from pytest_quant.gates.measurement import Measurement
 from pytest_quant.journal import folders
 from pytest_quant.journal.encoding import DamagedError, Kept, decode, encode
@@ -144,7 +145,7 @@ class Resumption:
         """What to say before anything is measured."""
         if usable := list(self._usable()):
             of = _of(usable)
-            count = counted(len(frozenset[str]().union(*(run.keys for run in usable))))
+            count = finished(len(frozenset[str]().union(*(run.keys for run in usable))))
             yield (
                 f"going on with {count} of {of}"
                 if self._wanted
@@ -152,7 +153,7 @@ class Resumption:
             )
         if self._alive:
             yield (
-                f"a run of this project (or a worker of it) is still alive: its {counted(len(self._alive))} "
+                f"a run of this project (or a worker of it) is still alive: its {finished(len(self._alive))} "
                 f"{'is' if len(self._alive) == 1 else 'are'} not used"
             )
         for run in self._found if self._wanted else ():
@@ -207,5 +208,5 @@ def _of(runs: Sequence[folders.Interrupted]) -> str:
     return f"{len(runs)} interrupted runs, the last of {runs[0].started},"
 
 
-def counted(count: int) -> str:
-    return "1 finished measurement" if count == 1 else f"{count} finished measurements"
+def finished(count: int) -> str:
+    return counted(count, "finished measurement")

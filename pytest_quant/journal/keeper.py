@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quant.journal import folders
-from pytest_quant.journal.journal import Journal, Resumption, counted
+from pytest_quant.journal.journal import Journal, Resumption, finished
 from pytest_quant.options import Options
 
 
@@ -56,12 +56,12 @@ class Keeper:
         lines = [] if self._is_said else self.lines()  # with pytest-xdist nothing was collected here
         lines += self._said
         if self._reused:
-            lines.append(f"{counted(len(self._reused))} of an interrupted run reused")
+            lines.append(f"{finished(len(self._reused))} of an interrupted run reused")
         if ended:
             self.resumption.settle(self._answered)
             folders.remove(self.journal.folder)
         elif kept := folders.keys(self.journal.folder) | self._reused:
-            lines.append(f"{counted(len(kept))} kept: --quant-resume goes on with them")
+            lines.append(f"{finished(len(kept))} kept: --quant-resume goes on with them")
         return lines
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pytest_quant.baseline.joining import Conflict, date
 from pytest_quant.baseline.schema import Entry, File, identity_hash
-from pytest_quant.comparing.sides import NOUNS
+from pytest_quant.gates.gate import NOUNS
 from pytest_quant.report.columns import aligned
 from pytest_quant.report.figures import shown_value
 from pytest_quant.report.naming import shown_metric

@@ -11,8 +11,3 @@ def aligned(rows: Sequence[Sequence[str]], margin: str = "") -> list[str]:
     return [
         margin + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
-
-
-def counted(count: int, noun: str) -> str:
-    """``1 file``, ``2 files``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
