@@ -174,7 +174,7 @@ def test_what_it_cannot_be_asked(plain, windows):
         _ = plain.model
     with pytest.raises(UsageError, match="do_sample"):
         plain.generate("One", 4, do_sample=True)
-    with pytest.raises(NotMeasured, match="max_model_len=8192"):
+    with pytest.raises(NotMeasured, match="max_model_len=8193"):
         plain.timer().start(windows[:1], 9000)
     assert len(plain.generate("One, two,", 4)) > 0
 
