@@ -10,7 +10,7 @@ import pytest
 from pytest_quant import declarations, fixtures, hooks
 from pytest_quant.errors import QuantError, UsageError
 from pytest_quant.fixtures import RUN
-from pytest_quant.run import CARRIED, JOURNAL, GateFailure, Run, is_left_out, order
+from pytest_quant.run import CARRIED, JOURNAL, GateFailure, Run
 
 OWN_FORMATS = pytest.StashKey[list[str]]()
 """Names of the formats that this run's test suite brought."""
@@ -96,6 +96,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             raise pytest.UsageError(f"{item.nodeid}: {error}") from None
     if not any(wanted):
         return
+    from pytest_quant.ordering import is_left_out, order
+
     run.spreads = any(target is not None and target.spec.spreads for target in wanted)
     run.known_tests.update(item.nodeid for item in items)
     if selected := run.options.selected:
