@@ -14,9 +14,9 @@ from pytest_quant.gates.measurement import Measurement
 from pytest_quant.journal import folders
 from pytest_quant.journal.encoding import DamagedError, Kept, decode, encode
 
-PATIENCE = 8.0
+PATIENCE = 16.0
 """Seconds that the processes of a run have to end when one is to go on with it. A worker of pytest-xdist that is in a
-test is interrupted by execnet five seconds after the process that started it is gone."""
+test when the process that started it is gone is interrupted by execnet after five seconds, and ended after ten more."""
 
 
 class Journal:
