@@ -61,8 +61,10 @@ def check_fits(model: Scorer, windows: Windows) -> None:
     """:class:`UsageError` where the model's context is shorter than a window."""
     longest = max(len(piece.tokens) - 1 for window in windows.drawn for piece in window.pieces)
     if model.max_positions is not None and longest > model.max_positions:
+        limit = getattr(model, "max_model_len", None)
+        where = "" if limit is None else f", which vLLM's max_model_len={limit} leaves"
         raise UsageError(
-            f"windows of {longest + 1} tokens do not fit the model's {model.max_positions} positions; "
+            f"windows of {longest + 1} tokens do not fit the model's {model.max_positions} positions{where}; "
             f"use a shorter one, such as --quant-protocol=gptq-{model.max_positions}"
         )
 
