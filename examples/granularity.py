@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_quant import environment
-from pytest_quant.building import Line
+from pytest_quant.asking import Line
 from pytest_quant.corpora.windows import Window, Windows
 from pytest_quant.engines import candidates, loading, predictions
 from pytest_quant.engines.replay import swapped

@@ -10,7 +10,7 @@ import pytest
 from pytest_quant import declarations, fixtures, hooks
 from pytest_quant.errors import QuantError, UsageError
 from pytest_quant.fixtures import RUN
-from pytest_quant.run import CARRIED, JOURNAL, GateFailure, Run
+from pytest_quant.run import CARRIED, JOURNAL, TARGET, GateFailure, Run
 
 OWN_FORMATS = pytest.StashKey[list[str]]()
 """Names of the formats that this run's test suite brought."""
@@ -121,7 +121,9 @@ def pytest_xdist_setupnodes(config: pytest.Config) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Before the worker says that it has collected."""
     run = session.config.stash[RUN]
-    run.wanted = [item.nodeid for item in session.items if run.target(item) is not None]
+    if not all(TARGET in item.stash for item in session.items):
+        return  # a mistake in one of them ends the run
+    run.wanted = [item.nodeid for item in session.items if item.stash[TARGET] is not None]
     if hasattr(session.config, "workerinput"):
         run.tell(session.items)
 

@@ -92,6 +92,7 @@ for line in sys.stdin:
     child = os.fork()
     if child == 0:
         os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # off in what a shell runs in the background
         os.chdir(told["folder"])
         out = os.open(told["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(out, 1)
