@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -161,7 +162,9 @@ def test_the_engine_is_ended_when_a_test_stops_the_run(suite):
 
 def test_the_floor_is_measured_by_a_command(suite, smollm2):
     result = suite.run(
-        "pytest-quant",
+        sys.executable,
+        "-m",
+        "pytest_quant",
         "floor",
         smollm2,
         "--reference=fp32",
