@@ -8,6 +8,8 @@ from pytest_quant.baseline import BaselineError
 from pytest_quant.counting import counted
 from pytest_quant.ledger import Ledger
 from pytest_quant.options import Options
+from pytest_quant.publishing import publish
+from pytest_quant.report.json import run_record
 
 _SHOWN = 10
 """Tests that are named, of those that never ran."""
@@ -22,7 +24,8 @@ def close(
     complete: bool,
     never_ran: Sequence[str] = (),
 ) -> tuple[list[str], list[str], bool]:
-    """Write baselines and run record; returns good news and troubles, a line each, and whether all of it was written.
+    """Write baselines, run record and reports; returns good news and troubles, a line each, and whether all of it
+    was written.
 
     ``known_tests`` were collected; ``whole`` are those whose files were collected as a whole, so that a test of them
     that is not known is gone. Nothing is pruned after a run that was not ``complete``. Those that ``never_ran`` have no
@@ -44,14 +47,10 @@ def close(
     troubles += _not_measured(ledger, told)
     if never_ran:
         (troubles if told.baseline and told.missing == "fail" else messages).append(_named(never_ran))
-    if told.json is not None:
-        from pytest_quant.report.json import write
-
-        try:
-            write(told.json, ledger)
-        except OSError as error:
-            troubles.append(f"--quant-json: {told.json} cannot be written: {error.strerror or error}")
-            unwritten += 1
+    said, failed = publish(lambda: run_record(ledger, troubles, complete=complete), told)
+    messages += said
+    troubles += failed
+    unwritten += len(failed)
     return messages, troubles, not unwritten
 
 

@@ -118,9 +118,10 @@ OPTIONS: tuple[tuple[str, str, str], ...] = (
         "an interval that contains its limit: pass or fail (default: fail if CI is set, else pass)",
     ),
     ("quant-require", "A,B", "the run fails unless each of these formats was really measured"),
+    ("quant-history", "DIR", "keep the record of each run in this folder"),
     ("quant-cache-dir", "DIR", "where hashes and references are kept (default: the user's cache directory)"),
 )
-ONLY_ON_THE_COMMAND_LINE = ("quant-require", "quant-json")
+ONLY_ON_THE_COMMAND_LINE = ("quant-require", "quant-json", "quant-report", "quant-markdown")
 """In an ini file it would break every run of other tests."""
 CHOICES = {
     "quant-missing": ("record", "fail"),
@@ -170,6 +171,8 @@ def add_options(parser: pytest.Parser) -> None:
         help="go on with interrupted runs: what they finished measuring is not measured again",
     )
     group.addoption("--quant-json", metavar="PATH", default=None, help="write the whole run as JSON")
+    group.addoption("--quant-report", metavar="PATH", default=None, help="write the whole run as one HTML file")
+    group.addoption("--quant-markdown", metavar="PATH", default=None, help="write the run's verdicts as Markdown")
     group.addoption(
         "--quant-plan", action="store_true", help="print what would run and what would be skipped, and load nothing"
     )

@@ -58,6 +58,9 @@ class Options:
     accept: tuple[str, ...]
     tasks: Path | None
     json: Path | None
+    report: Path | None
+    markdown: Path | None
+    history: Path | None
     resume: bool
     plan: bool
     plan_device: str | None
@@ -106,6 +109,9 @@ def read(config: pytest.Config) -> Options:
         accept=told.conditions("quant-accept"),
         tasks=told.path("quant-tasks"),
         json=told.path("quant-json"),
+        report=told.path("quant-report"),
+        markdown=told.path("quant-markdown"),
+        history=told.path("quant-history"),
         resume=told.flag("quant-resume"),
         plan=told.flag("quant-plan"),
         plan_device=told.flag("quant-device"),

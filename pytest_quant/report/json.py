@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from pytest_quant.ledger import Ledger
 SCHEMA = 1
 
 
-def run_record(ledger: Ledger) -> dict[str, Any]:
-    """The record of a finished run."""
+def run_record(ledger: Ledger, troubles: Sequence[str] = (), *, complete: bool = True) -> dict[str, Any]:
+    """The record of a run; ``troubles`` are what makes it red besides failed tests."""
     surroundings: dict[str, Any] = {
         "hardware": ledger.hardware,
         "packages": environment.packages(),
@@ -21,15 +22,20 @@ def run_record(ledger: Ledger) -> dict[str, Any]:
     }
     if (sha := environment.commit()) is not None:
         surroundings["commit"] = sha
-    return {
+    record = {
         "schema": SCHEMA,
         "environment": surroundings,
         "measurements": ledger.records,
         "skipped": list(ledger.skipped.values()),
     }
+    if troubles:
+        record["troubles"] = list(troubles)
+    if not complete:
+        record["incomplete"] = True
+    return record
 
 
-def write(path: Path, ledger: Ledger) -> None:
-    """Write the record in one piece; :class:`OSError` if the system refuses, and then nothing is left behind."""
-    text = json.dumps(run_record(ledger), indent=1, sort_keys=True, allow_nan=False) + "\n"
+def write(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record in one piece; :class:`OSError` if the system refuses, and then nothing is left behind."""
+    text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n"
     atomic.replace(path, text.encode("utf-8"), prefix=path.name)

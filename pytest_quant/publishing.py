@@ -1,0 +1,42 @@
+"""A finished run in every form that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from pytest_quant.options import Options
+
+Record = dict[str, Any]
+"""A run record (docs/run-record.md)."""
+Write = Callable[[Path, Record], list[str]]
+"""Writes a record to a place and returns what is to be said of it, a line each; :class:`OSError` where it cannot."""
+
+
+def publish(finished: Callable[[], Record], told: Options) -> tuple[list[str], list[str]]:
+    """Write what was asked for. Returns good news and what could not be written, a line each; what one writer cannot
+    do keeps none of the others from their work."""
+    messages: list[str] = []
+    failed: list[str] = []
+    asked = list(_asked(told))
+    record = finished() if asked else {}
+    for option, place, write in asked:
+        try:
+            messages += write(place, record)
+        except OSError as error:
+            failed.append(f"{option}: {place} cannot be written: {error.strerror or error}")
+    return messages, failed
+
+
+def _asked(told: Options) -> Iterable[tuple[str, Path, Write]]:
+    """What the user wrote, the place and its writer, in the order of writing."""
+    if told.json is not None:
+        yield "--quant-json", told.json, _json
+
+
+def _json(place: Path, record: Record) -> list[str]:
+    from pytest_quant.report.json import write
+
+    write(place, record)
+    return []
