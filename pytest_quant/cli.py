@@ -9,7 +9,17 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from pytest_quant import __version__, baseline_commands, building, compare, doctor, floor, quantize, scan
+from pytest_quant import (
+    __version__,
+    baseline_commands,
+    building,
+    compare,
+    config_command,
+    doctor,
+    floor,
+    quantize,
+    scan,
+)
 from pytest_quant.errors import QuantError, StoreWarning, UsageError
 from pytest_quant.hardware import Device, detect, matrix, specs
 from pytest_quant.planning import command as planning
@@ -65,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     planning.add(commands, _device)
     compare.add(commands)
     baseline_commands.add(commands)
+    config_command.add(commands)
     return parser
 
 

@@ -1,12 +1,12 @@
 """What the plugin declares to pytest: its options, its markers, the names of its fixtures.
 
-Imported at every start of pytest, also where no quantization test is in sight, so it imports nothing.
+Imported at every start of pytest, also where no quantization test is in sight, so it imports nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import pytest
@@ -72,63 +72,306 @@ MARKERS = {
 }
 """Each marker with its help."""
 
-OPTIONS: tuple[tuple[str, str, str], ...] = (
-    # name, metavar, help; each is also an ini option of the same name with underscores
-    ("quant-model", "MODEL", "the model: a folder or a hub id"),
-    ("quant-formats", "A,B", "the formats to test, e.g. int8,nf4; deselects the marked formats that it does not name"),
-    ("quant-reference", "FORMAT", "the unquantized format that deltas are taken against (default: fp16)"),
-    ("quant-engine", "ENGINE", "what executes the model: transformers (default) or vllm"),
-    ("quant-engine-args", "JSON", 'what the engine is told besides, such as {"tensor_parallel_size": 2}'),
-    ("quant-reference-engine", "ENGINE", "what executes the reference (default: the engine of the formats)"),
-    (
+GROUPS = {
+    "tested": "what is tested",
+    "measured": "how it is measured",
+    "judged": "baselines and verdicts",
+    "told": "reports of a run",
+    "run": "the run itself",
+}
+"""The parts that options come in, and their titles."""
+
+
+class Option(NamedTuple):
+    """What can be told to a run: on the command line as ``--NAME``, in pytest's ini file by its :attr:`ini` and in
+    ``[tool.pytest-quant]`` by its :attr:`key`."""
+
+    name: str
+    metavar: str | None
+    """None for a switch of the command line."""
+    help: str
+    group: str
+    """A key of :data:`GROUPS`."""
+    kind: str
+    """How it is written and what it may be: a key of :data:`pytest_quant.configuration.values.KINDS`."""
+    default: str | None = None
+    """As it would be written."""
+    in_ci: str | None = None
+    """The default where the environment variable ``CI`` is set, if that is another one."""
+    unset: str | None = None
+    """What is taken where nobody says anything and there is no default, in words; None: nothing is."""
+    choices: tuple[str, ...] = ()
+    places: str = "flag ini"
+    """``flag``: the command line takes it; ``ini``: pytest's ini file and ``[tool.pytest-quant]`` do. What would break
+    every run of other tests is for the command line only."""
+
+    @property
+    def on_command_line(self) -> bool:
+        """Whether there is a flag."""
+        return "flag" in self.places
+
+    @property
+    def in_files(self) -> bool:
+        """Whether files may say it."""
+        return "ini" in self.places
+
+    @property
+    def flag(self) -> str:
+        """On the command line."""
+        return f"--{self.name}"
+
+    @property
+    def ini(self) -> str:
+        """In pytest's ini file."""
+        return self.name.replace("-", "_")
+
+    @property
+    def key(self) -> str:
+        """In ``[tool.pytest-quant]``."""
+        return self.name[len("quant-") :]
+
+    @property
+    def full_help(self) -> str:
+        """The help with the default."""
+        if self.in_ci is not None:
+            return f"{self.help} (default: {self.in_ci} if CI is set, else {self.default})"
+        default = self.default or self.unset
+        return self.help if default is None else f"{self.help} (default: {default})"
+
+
+OPTIONS = (
+    Option("quant-model", "MODEL", "the model: a folder or a hub id", "tested", "model"),
+    Option(
+        "quant-revision",
+        "NAME",
+        "branch, tag or commit of a hub model",
+        "tested",
+        "text",
+        unset="the hub's default branch",
+        places="ini",
+    ),
+    Option("quant-trust-remote-code", None, "run code that comes with a hub model", "tested", "switch", places="ini"),
+    Option(
+        "quant-formats",
+        "A,B",
+        "the formats to test, e.g. int8,nf4; the command line also deselects marked formats that it does not name",
+        "tested",
+        "formats",
+    ),
+    Option(
+        "quant-reference", "FORMAT", "the unquantized format that deltas are taken against", "tested", "format", "fp16"
+    ),
+    Option("quant-engine", "ENGINE", "what executes the model: transformers or vllm", "tested", "text", "transformers"),
+    Option(
+        "quant-engine-args",
+        "JSON",
+        'what the engine is told besides, such as {"tensor_parallel_size": 2}',
+        "tested",
+        "arguments",
+    ),
+    Option(
+        "quant-reference-engine",
+        "ENGINE",
+        "what executes the reference",
+        "tested",
+        "text",
+        unset="the engine of the formats",
+    ),
+    Option(
         "quant-device-map",
         "MAP",
-        "where the parts of a model go: auto, balanced, balanced_low_0, sequential or JSON (default: the first device)",
+        "where the parts of a model go: auto, balanced, balanced_low_0, sequential or JSON",
+        "tested",
+        "map",
+        unset="the first device",
     ),
-    (
+    Option(
+        "quant-checkpoints",
+        "FORMAT=PLACE,...",
+        "what was quantized beforehand: a folder, a file or a hub id for each format",
+        "tested",
+        "checkpoints",
+    ),
+    Option(
+        "quant-quantize",
+        None,
+        "make the checkpoint of a format where there is none; kept in the cache",
+        "tested",
+        "switch",
+    ),
+    Option(
+        "quant-calibration",
+        "MIX",
+        "NAME or 0.5*NAME,0.5*OTHER: the texts that quantizers see",
+        "tested",
+        "mix",
+        unset="python-docstrings",
+    ),
+    Option("quant-calibration-samples", "N", "windows of the calibration set", "tested", "count", unset="128"),
+    Option("quant-calibration-tokens", "N", "tokens of a calibration window", "tested", "count", unset="2048"),
+    Option(
         "quant-corpus",
         "NAME",
-        "python-docs (default), python-docstrings, wikitext2, or the path of a text, JSONL or Parquet file",
+        "the text: python-docs, python-docstrings, wikitext2, or the path of a text, JSONL or Parquet file",
+        "measured",
+        "corpus",
+        "python-docs",
     ),
-    ("quant-protocol", "NAME", "gptq-L, hf-strided-L-S, llamacpp-L or lm-eval-word (default: gptq-2048)"),
-    ("quant-max-windows", "N", "a fixed seeded subset of N windows becomes the finite population"),
-    ("quant-confidence", "P", "confidence of a whole gate's verdict, however early (default: 0.99)"),
-    ("quant-speed-budget", "SECONDS", "time for the rounds of one speed measurement, at most (default: 60)"),
-    ("quant-price", "DOLLARS", "of an hour of the device, for cost_ratio"),
-    (
+    Option(
+        "quant-protocol",
+        "NAME",
+        "how the text is cut into windows: gptq-L, hf-strided-L-S, llamacpp-L or lm-eval-word, with L tokens a window",
+        "measured",
+        "protocol",
+        "gptq-2048",
+    ),
+    Option(
+        "quant-max-windows",
+        "N",
+        "measure a fixed seeded subset of N windows instead of all",
+        "measured",
+        "count",
+        unset="all windows",
+    ),
+    Option("quant-full", None, "score all windows: no verdict before the end", "measured", "switch"),
+    Option("quant-confidence", "P", "confidence of a whole gate's verdict, however early", "measured", "share", "0.99"),
+    Option(
+        "quant-chat-template", None, "render each document with the tokenizer's chat template", "measured", "switch"
+    ),
+    Option(
+        "quant-tasks",
+        "DIR",
+        "folder of lm-eval tasks of your own, where task_accuracy names no include_path",
+        "measured",
+        "path",
+        unset="lm-eval's own",
+    ),
+    Option(
+        "quant-speed-budget",
+        "SECONDS",
+        "time for the rounds of one speed measurement, at most",
+        "measured",
+        "amount",
+        "60",
+    ),
+    Option("quant-price", "DOLLARS", "price of an hour of the device, for cost_ratio", "measured", "amount"),
+    Option(
         "quant-accept",
         "A,B",
         "conditions that are usual on this runner (mig, ...): speeds under others become no baselines",
+        "measured",
+        "conditions",
     ),
-    ("quant-tasks", "DIR", "folder of lm-eval tasks of your own, where task_accuracy names no include_path"),
-    ("quant-matrix", "NAME", "support matrix: corrected (default), lesson, or the path of a TOML file"),
-    ("quant-checkpoints", "FORMAT=PLACE,...", "what was quantized beforehand: a folder, a file or a hub id"),
-    ("quant-calibration", "MIX", "NAME or 0.5*NAME,0.5*OTHER: what quantizers see (default: python-docstrings)"),
-    ("quant-calibration-samples", "N", "windows of the calibration set (default: 128)"),
-    ("quant-calibration-tokens", "N", "tokens of a calibration window (default: 2048)"),
-    ("quant-baseline-path", "DIR", "where baselines are (default: quant-baselines, below the rootdir)"),
-    (
+    Option(
+        "quant-matrix",
+        "NAME",
+        "support matrix: corrected, lesson, or the path of a TOML file",
+        "measured",
+        "matrix",
+        "corrected",
+    ),
+    Option(
+        "quant-baseline",
+        None,
+        "compare with the baselines, and record where there is none",
+        "judged",
+        "switch",
+        places="flag",
+    ),
+    Option("quant-baseline-path", "DIR", "where baselines are, below the rootdir", "judged", "path", "quant-baselines"),
+    Option(
+        "quant-baseline-update",
+        "WHAT",
+        "new: record what has no baseline; all: accept every value that keeps its limits; prune: drop entries of "
+        "other identities and of tests that are gone",
+        "judged",
+        "word",
+        choices=("new", "all", "prune"),
+        places="flag",
+    ),
+    Option(
         "quant-missing",
         "POLICY",
-        "a measurement without a baseline: record or fail (default: fail if CI is set, else record)",
+        "a measurement without a baseline: record or fail",
+        "judged",
+        "word",
+        "record",
+        "fail",
+        choices=("record", "fail"),
     ),
-    (
+    Option(
         "quant-inconclusive",
         "POLICY",
-        "an interval that contains its limit: pass or fail (default: fail if CI is set, else pass)",
+        "an interval that contains its limit: pass or fail",
+        "judged",
+        "word",
+        "pass",
+        "fail",
+        choices=("pass", "fail"),
     ),
-    ("quant-require", "A,B", "the run fails unless each of these formats was really measured"),
-    ("quant-history", "DIR", "keep the record of each run in this folder"),
-    ("quant-cache-dir", "DIR", "where hashes and references are kept (default: the user's cache directory)"),
+    Option(
+        "quant-require",
+        "A,B",
+        "the run fails unless each of these formats was really measured",
+        "judged",
+        "formats",
+        places="flag",
+    ),
+    Option("quant-json", "PATH", "write the whole run as JSON", "told", "path", places="flag"),
+    Option(
+        "quant-report",
+        "PATH",
+        "write the whole run as one HTML file",
+        "told",
+        "path",
+        places="flag",
+    ),
+    Option(
+        "quant-markdown",
+        "PATH",
+        "write the run's verdicts as Markdown",
+        "told",
+        "path",
+        places="flag",
+    ),
+    Option("quant-history", "DIR", "keep the record of each run in this folder", "told", "path"),
+    Option(
+        "quant-plan",
+        None,
+        "print what would run and what would be skipped, and load nothing",
+        "run",
+        "switch",
+        places="flag",
+    ),
+    Option(
+        "quant-device",
+        "NAME",
+        "with --quant-plan: plan for hardware that is not here",
+        "run",
+        "text",
+        unset="this device",
+        places="flag",
+    ),
+    Option(
+        "quant-resume",
+        None,
+        "go on with interrupted runs: what they finished measuring is not measured again",
+        "run",
+        "switch",
+        places="flag",
+    ),
+    Option(
+        "quant-cache-dir",
+        "DIR",
+        "where hashes, references and checkpoints are kept",
+        "run",
+        "path",
+        unset="the user's cache directory",
+    ),
 )
-ONLY_ON_THE_COMMAND_LINE = ("quant-require", "quant-json", "quant-report", "quant-markdown")
-"""In an ini file it would break every run of other tests."""
-CHOICES = {
-    "quant-missing": ("record", "fail"),
-    "quant-inconclusive": ("pass", "fail"),
-    "quant-baseline-update": ("new", "all", "prune"),
-}
-"""The options that take one of a few words."""
+"""All of them, in the order of ``pytest --help``."""
+_NUMBERS = {"count": str | int, "amount": str | float, "share": str | float}
+"""Text first: a number in an ini file stays as it was written, for messages."""
 
 
 def concerns(node: pytest.Item, fixtures: Collection[str]) -> bool:
@@ -144,46 +387,32 @@ def register_markers(config: pytest.Config) -> None:
 
 def add_options(parser: pytest.Parser) -> None:
     """Register the options; none takes an optional value, so that none swallows a path behind it."""
-    group = parser.getgroup("quant", "quantization regression testing")
-    group.addoption(
-        "--quant-baseline", action="store_true", help="compare with the baselines, and record where there is none"
-    )
-    for name, metavar, help_text in OPTIONS:
-        group.addoption(f"--{name}", metavar=metavar, default=None, help=help_text)
-        if name not in ONLY_ON_THE_COMMAND_LINE:
-            parser.addini(name.replace("-", "_"), help_text, default=None)
-    group.addoption(
-        "--quant-baseline-update",
-        choices=CHOICES["quant-baseline-update"],
-        default=None,
-        help="new: record what has no baseline; all: accept every value that keeps its limits; prune: drop entries of "
-        "other identities and of tests that are gone",
-    )
-    group.addoption("--quant-full", action="store_true", help="score all windows: no verdict before the end")
-    group.addoption(
-        "--quant-quantize",
-        action="store_true",
-        help="make the checkpoint of a format where there is none; kept in the cache",
-    )
-    group.addoption(
-        "--quant-resume",
-        action="store_true",
-        help="go on with interrupted runs: what they finished measuring is not measured again",
-    )
-    group.addoption("--quant-json", metavar="PATH", default=None, help="write the whole run as JSON")
-    group.addoption("--quant-report", metavar="PATH", default=None, help="write the whole run as one HTML file")
-    group.addoption("--quant-markdown", metavar="PATH", default=None, help="write the run's verdicts as Markdown")
-    group.addoption(
-        "--quant-plan", action="store_true", help="print what would run and what would be skipped, and load nothing"
-    )
-    group.addoption(
-        "--quant-device", metavar="NAME", default=None, help="with --quant-plan: plan for hardware that is not here"
-    )
-    group.addoption(
-        "--quant-chat-template", action="store_true", help="render each document with the tokenizer's chat template"
-    )
-    parser.addini("quant_full", "score all windows: no verdict before the end", type="bool", default=False)
-    parser.addini("quant_quantize", "make checkpoints that are not there", type="bool", default=False)
-    parser.addini("quant_chat_template", "render documents with the chat template", type="bool", default=False)
-    parser.addini("quant_revision", "branch, tag or commit of a hub model", default=None)
-    parser.addini("quant_trust_remote_code", "run code that comes with a hub model", type="bool", default=False)
+    for name, title in GROUPS.items():
+        group = parser.getgroup(f"quant-{name}", f"quantization: {title}")
+        for option in OPTIONS:
+            if option.group != name or not option.on_command_line:
+                continue
+            if option.metavar is None:
+                group.addoption(option.flag, action="store_true", help=option.full_help)
+            elif option.in_files or not option.choices:
+                group.addoption(option.flag, metavar=option.metavar, default=None, help=option.full_help)
+            else:
+                group.addoption(option.flag, choices=option.choices, default=None, help=option.full_help)
+    for option in OPTIONS:
+        if option.in_files:
+            parser.addini(option.ini, option.full_help, type=_ini_type(option.kind), default=None)
+
+
+def _ini_type(kind: str) -> Any:
+    """What pytest's native TOML tables may hold; in ini files everything is text, and is read by us."""
+    import pytest
+
+    if kind == "switch":
+        return "bool"
+    if kind in ("formats", "conditions"):
+        return "args"
+    if kind == "checkpoints":
+        return "linelist"
+    if kind in _NUMBERS and pytest.version_tuple >= (9, 2):  # the first that knows types of more than one kind
+        return _NUMBERS[kind]
+    return None

@@ -31,7 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Listener(run), "quant-listener")
     config.stash[OWN_FORMATS] = []
     try:
-        config.hook.pytest_quant_formats.call_historic(lambda formats: _add_formats(config, formats))
+        config.hook.pytest_quant_formats.call_historic(lambda formats: add_formats(formats, config.stash[OWN_FORMATS]))
     except UsageError as error:
         raise pytest.UsageError(f"pytest_quant_formats: {error}") from None
     if any(name.startswith("quant_") and value for name, value in vars(config.option).items()):
@@ -47,14 +47,15 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         registry.forget(names)
 
 
-def _add_formats(config: pytest.Config, formats: object) -> None:
-    """Make known what a ``conftest.py`` returned."""
+def add_formats(formats: object, names: list[str]) -> None:
+    """Make known what a ``conftest.py`` returned, and add the names. :class:`UsageError` where it is no list of
+    formats."""
     from pytest_quant.formats import registry
 
     if formats is not None and not isinstance(formats, list):
         raise UsageError(f"it must return a list of formats, not {type(formats).__name__}")
     for each in formats or ():
-        config.stash[OWN_FORMATS].append(registry.add(*each) if isinstance(each, tuple) else registry.add(each))
+        names.append(registry.add(*each) if isinstance(each, tuple) else registry.add(each))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -70,7 +71,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         for chosen in one_by_one or [targets.formats_by_fixture(names)]:
             targets.resolve(function, names, chosen, told)
     except (UsageError, pytest.UsageError) as error:
-        raise pytest.fail.Exception(f"{function.nodeid}: {error}", pytrace=False) from None
+        mistakes = "\n".join(map(str, error.args))
+        raise pytest.fail.Exception(f"{function.nodeid}: {mistakes}", pytrace=False) from None
     if formats:
         if declarations.FORMAT not in names:
             names.append(declarations.FORMAT)

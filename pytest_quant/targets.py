@@ -11,6 +11,7 @@ import pytest
 
 from pytest_quant import markers, schemas
 from pytest_quant.cache import expanded
+from pytest_quant.configuration.places import local_folder, local_place
 from pytest_quant.declarations import FORMAT, FORMAT_FIXTURES
 from pytest_quant.engines import transformers, vllm
 from pytest_quant.engines.source import ModelSource
@@ -18,7 +19,7 @@ from pytest_quant.engines.vllm.arguments import check
 from pytest_quant.errors import UsageError
 from pytest_quant.formats import registry
 from pytest_quant.gates.gate import Gate
-from pytest_quant.options import Options, local_folder, local_place
+from pytest_quant.options import Options
 from pytest_quant.placement import Placement, parse
 from pytest_quant.spec import ModelSpec
 

@@ -24,8 +24,9 @@ def test_a_plain_run_imports_nothing_heavy_and_starts_no_process(pytester):
         """
     )
     pytester.makepyfile("def test_plain(): assert True")
-    # other plugins of this environment may import what they like
-    result = pytester.runpytest_subprocess("-p", "no:benchmark", "-p", "no:xdist", "-p", "no:hypothesispytest")
+    # other plugins of this environment may import and start what they like
+    others = ("benchmark", "xdist", "hypothesispytest", "pytest_jsonreport", "metadata")
+    result = pytester.runpytest_subprocess(*(word for name in others for word in ("-p", f"no:{name}")))
     result.assert_outcomes(passed=1)
     found = json.loads((pytester.path / "found.json").read_text())
     assert found == {"heavy": [], "started": [], "plugin": True}
