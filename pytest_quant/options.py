@@ -131,7 +131,7 @@ def settle(config: pytest.Config) -> Settled:
     """What each option is set to, and all that is wrong, each option judged by itself."""
     found = sources.gather(config)
     told: dict[str, Any] = {}
-    wrong: dict[str, str] = {}
+    wrong = dict(found.wrong)
     for option in OPTIONS:
         said = found.said[option.name]
         try:
@@ -143,7 +143,7 @@ def settle(config: pytest.Config) -> Settled:
         told["quant-cache-dir"] = user_cache()
     if told["quant-device"] is not None and not told["quant-plan"]:
         wrong["quant-device"] = "--quant-device goes with --quant-plan: nothing is measured under a pretended device"
-    problems = [*found.problems, *wrong.values()]
+    problems = [*found.table.problems, *wrong.values()]
     try:
         _check_clock()
     except UsageError as error:

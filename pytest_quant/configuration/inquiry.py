@@ -22,8 +22,9 @@ from pytest_quant.declarations import OPTIONS, Option
 from pytest_quant.errors import UsageError
 from pytest_quant.options import Settled, settle
 
-_OURS = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
-"""pytest warns of plugins that were imported before it, as this one is by its command."""
+_OURS = ("--capture=sys", "-W", "ignore::pytest.PytestAssertRewriteWarning")
+"""What ``conftest.py`` files print is not part of the answer; pytest warns of plugins that were imported before it, as
+this one is by its command."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Row:
     told: bool
     """Whether anybody said it; else it is a default."""
     problem: str | None
-    """What is wrong with it; then ``value`` is as it was written."""
+    """What is wrong with it; then ``value`` is as it was written, or None where that cannot be told."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,8 @@ def ask(arguments: Sequence[str]) -> Answer:
 
 def _one_line(printed: str) -> str:
     """What pytest says of a mistake, without the usage that it prints before."""
-    said = [line.strip() for line in printed.splitlines() if line.strip() and not line.startswith("usage:")]
-    line = "; ".join(said)
-    return re.sub(r"^(ERROR|.*?: error): ", "", line) or "it only prints something else"
+    line = "; ".join(line.strip() for line in printed.splitlines() if line.strip())
+    return re.sub(r"^ERROR: (usage: .*?: error: )?", "", line) or "it only prints something else"
 
 
 class _Probe:
@@ -115,10 +115,11 @@ def _answer(config: pytest.Config) -> Answer:
 def _row(config: pytest.Config, option: Option, settled: Settled) -> Row:
     said = settled.sources.said[option.name]
     problem = settled.wrong.get(option.name)
-    value = said.value if problem is not None else settled.values[option.name]
+    if option.name in settled.sources.wrong:
+        return Row(option, None, "see the mistake", None, True, problem)
     return Row(
         option=option,
-        value=_plain(option, value) if problem is None else value,
+        value=_plain(option, settled.values[option.name]) if problem is None else said.value,
         origin=_origin(config, option, said),
         file=said.origin.file,
         told=said.origin.kind not in ("default", "CI"),

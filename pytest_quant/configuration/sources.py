@@ -22,23 +22,23 @@ class Sources:
     said: dict[str, Said]
     """By the name of the option, for each of them."""
     table: Table
-    problems: tuple[str, ...]
-    """What cannot be understood, a line each; the option counts as not said."""
+    wrong: dict[str, str]
+    """Options that count as not said, since it cannot be told what was said, and why; by name."""
 
 
 def gather(config: pytest.Config) -> Sources:
     """What pytest's configuration and ``[tool.pytest-quant]`` say: of the command line, ``-o`` of pytest, its ini file
     or the table, and the default, the first that says anything."""
     found = table.read(table.file_of(config.rootpath, config.inipath))
-    problems = list(found.problems)
-    said = {}
+    said: dict[str, Said] = {}
+    wrong: dict[str, str] = {}
     for option in OPTIONS:
         try:
             said[option.name] = _told(config, option, found)
         except UsageError as error:
-            problems.append(str(error))
+            wrong[option.name] = str(error)
             said[option.name] = _default(config, option)
-    return Sources(said, found, tuple(problems))
+    return Sources(said, found, wrong)
 
 
 def _told(config: pytest.Config, option: Option, found: Table) -> Said:
