@@ -81,7 +81,10 @@ def formats_to_parametrize(function: pytest.Item, fixtures: Collection[str], opt
     if not in_turn:
         return ()
     if options.formats is None:
-        raise UsageError('no format: give quant(formats=["int8"]), --quant-formats=int8 or the ini quant_formats')
+        raise UsageError(
+            'no format: give quant(formats=["int8"]), --quant-formats=int8, or formats in [tool.pytest-quant] of '
+            "pyproject.toml"
+        )
     return options.formats
 
 
@@ -125,7 +128,9 @@ def located(gate: Gate, rootpath: Path) -> Gate:
 def _spec(marker: schemas.Quant, options: Options) -> ModelSpec:
     model = local_folder(options.rootpath, marker.model) or options.model
     if model is None:
-        raise UsageError("no model: give quant(model=...), --quant-model=MODEL or the ini option quant_model")
+        raise UsageError(
+            "no model: give quant(model=...), --quant-model=MODEL, or model in [tool.pytest-quant] of pyproject.toml"
+        )
     remote = options.trust_remote_code if marker.trust_remote_code is None else marker.trust_remote_code
     engine = marker.engine or options.engine
     of_reference = marker.reference_engine or options.reference_engine or engine

@@ -64,7 +64,7 @@ def test_no_model_anywhere(project):
     project.test(TEST.format(marks='@pytest.mark.quant(formats=["int8"])'))
     result = project.gate()
     assert result.ret == pytest.ExitCode.INTERRUPTED
-    result.stdout.fnmatch_lines(["*test_mistaken: no model: give quant(model=...), --quant-model=MODEL or the ini*"])
+    result.stdout.fnmatch_lines(["*test_mistaken: no model: give quant(model=...), --quant-model=MODEL, or model in*"])
 
 
 def test_no_format_anywhere(project):
