@@ -34,7 +34,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.hook.pytest_quant_formats.call_historic(lambda formats: add_formats(formats, config.stash[OWN_FORMATS]))
     except UsageError as error:
         raise pytest.UsageError(f"pytest_quant_formats: {error}") from None
-    if any(name.startswith("quant_") and value for name, value in vars(config.option).items()):
+    said = [name for name, value in vars(config.option).items() if value] + (config.getoption("override_ini") or [])
+    if any(name.startswith("quant_") for name in said):
         _ = run.options  # a mistake on the command line is said before anything is collected
 
 

@@ -62,7 +62,10 @@ def ask(arguments: Sequence[str]) -> Answer:
     probe = _Probe()
     printed = io.StringIO()
     with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
-        pytest.main([*arguments, *_OURS], plugins=[probe])
+        try:
+            pytest.main([*arguments, *_OURS], plugins=[probe])
+        except OSError as error:  # pytest before 9 does not look whether the file of -c is there
+            print(error)
     if probe.answer is None:
         raise UsageError(f"pytest does not get as far as the plugin's options: {_one_line(printed.getvalue())}")
     return probe.answer

@@ -54,9 +54,9 @@ def _told(config: pytest.Config, option: Option, found: Table) -> Said:
 def _in_files(config: pytest.Config, option: Option, found: Table) -> Said | None:
     """What pytest's ini file or the table says; :class:`UsageError` where both do, since one of them would be forgotten
     at the next change."""
-    overridden = is_overridden(config, option)
+    override = _override(config, option)
     value = _ini(config, option)
-    if overridden:
+    if override is not None and (value is not None or not override):  # older versions of pytest hear none in addopts
         origin = Origin("override", option.ini)
         if value is None:  # as -o quant_price= says: nothing is set here
             return Said(_default(config, option).value, origin, config.rootpath, config.rootpath)
@@ -75,9 +75,10 @@ def _in_files(config: pytest.Config, option: Option, found: Table) -> Said | Non
     return None
 
 
-def is_overridden(config: pytest.Config, option: Option) -> bool:
-    """Whether pytest's ``-o`` says it."""
-    return any(word.partition("=")[0] == option.ini for word in config.getoption("override_ini") or ())
+def _override(config: pytest.Config, option: Option) -> str | None:
+    """What pytest's ``-o`` says; None if it says nothing. Of several the last counts."""
+    pairs = [word.partition("=") for word in config.getoption("override_ini") or ()]
+    return dict((name, text) for name, _, text in pairs).get(option.ini)
 
 
 def _ini(config: pytest.Config, option: Option) -> Any:
@@ -87,7 +88,7 @@ def _ini(config: pytest.Config, option: Option) -> Any:
     except (pytest.UsageError, ValueError, TypeError) as error:  # the latter are those of pytest before 9.2
         if option.ini in str(error):
             raise UsageError(str(error)) from None
-        origin = Origin("override" if is_overridden(config, option) else "ini", option.ini, config.inipath)
+        origin = Origin("ini" if _override(config, option) is None else "override", option.ini, config.inipath)
         raise UsageError(f"{origin}: {error}") from None
     if isinstance(value, list) and option.kind in ("formats", "conditions"):
         value = ",".join(map(str, value))

@@ -95,6 +95,14 @@ def test_every_mistake_is_said_before_anything_is_collected(project, table):
     assert said[1].endswith("pyproject.toml: [tool.pytest-quant] price = 0: must be a number above 0")
 
 
+def test_an_override_of_the_ini_file_is_an_option_too(project, table):
+    table()
+    project.test("raise SystemExit(3)  # nobody gets here")
+    result = project.run("-o", "quant_price=0")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: -o quant_price=0: must be a number above 0"])
+
+
 def test_a_mistake_is_said_at_the_first_test_where_no_option_is_given(project, table):
     table(*MISTAKES)
     project.test(TEST.format(quant=""))
