@@ -78,7 +78,7 @@ def _in_files(config: pytest.Config, option: Option, found: Table) -> Said | Non
 def _override(config: pytest.Config, option: Option) -> str | None:
     """What pytest's ``-o`` says; None if it says nothing. Of several the last counts."""
     pairs = [word.partition("=") for word in config.getoption("override_ini") or ()]
-    return dict((name, text) for name, _, text in pairs).get(option.ini)
+    return {name: text for name, _, text in pairs}.get(option.ini)
 
 
 def _ini(config: pytest.Config, option: Option) -> Any:
