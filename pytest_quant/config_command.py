@@ -16,17 +16,21 @@ if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 SCHEMA = 1
-_DESCRIPTION = """Print each option of the plugin with the value that is in force here and the place that says it: the
-command line, PYTEST_ADDOPTS, addopts, pytest's ini file, [tool.pytest-quant] of pyproject.toml, the environment
-variable CI, or the default. pytest itself reads its configuration for that, conftest.py files with it; no test is
-collected and no model is loaded. All mistakes are printed, not only the first.
+_DESCRIPTION = """\
+What would `pytest` be told here, and by whom? Each option of the plugin with
+its value and the place that says it: the command line, PYTEST_ADDOPTS, addopts,
+pytest's ini file, [tool.pytest-quant] of pyproject.toml, the environment
+variable CI, or the default. pytest itself reads its configuration for that,
+conftest.py files with it; no test is collected and no model is loaded. All
+mistakes are printed, not only the first.
 
 Exit code: 0 if all is right, 2 if something cannot be understood."""
-_EPILOG = """examples:
-  pytest-quant config                          what `pytest` would be told
-  pytest-quant config -- --quant-full -c ci.toml
-                                               what `pytest --quant-full -c ci.toml` would be told
-  CI=true pytest-quant config --json           the same for programs, as on a CI server"""
+_EPILOG = """\
+examples:
+  pytest-quant config
+  pytest-quant config --json
+  pytest-quant config -- --quant-full -o quant_price=2.5
+"""
 _NOTE = "Arguments of a test's own markers win over all of this."
 
 
