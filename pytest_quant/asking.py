@@ -1,4 +1,4 @@
-"""What the subcommands that load a model have in common: how it is named, the text, and a line of progress."""
+"""What subcommands have in common: how a device, a model and the text are named, and a line of progress."""
 
 from __future__ import annotations
 
@@ -11,8 +11,21 @@ from pytest_quant.cache import expanded, user_cache
 from pytest_quant.engines.source import ModelSource
 from pytest_quant.errors import UsageError
 from pytest_quant.formats import registry
+from pytest_quant.hardware import Device, detect, specs
+from pytest_quant.parsing import like
 from pytest_quant.progress import Progress, Quiet
 from pytest_quant.settings import Settings
+
+
+def device(name: str) -> Device:
+    """The device of that name, ``here`` for this machine's; :class:`UsageError` where none is known."""
+    if name == "here":
+        return detect()
+    found = specs.device(name)
+    if found is None:
+        near = like(name, specs.names())
+        raise UsageError(f"no specification of the device {name!r}{near}; known are 'here', {', '.join(specs.names())}")
+    return found
 
 
 def add_source(parser: Any) -> None:

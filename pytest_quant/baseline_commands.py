@@ -31,7 +31,7 @@ _SELECTORS = ("hardware", "model", "format", "metric", "test", "older_than")
 def add(commands: Subparsers) -> None:
     """Add ``baseline`` with its actions to a command's subcommands."""
     parser = commands.add_parser("baseline", help="accepted measurements: shown, joined, pruned")
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    actions = parser.add_subparsers(metavar="ACTION")
 
     show = _action(actions, "show", _show, "what is there; exit code 2 if a file is damaged")
     show.add_argument("place", metavar="PATH", nargs="?", default=_DEFAULT, help="a folder or file (%(default)s)")

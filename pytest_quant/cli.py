@@ -3,38 +3,77 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import warnings
 from collections.abc import Sequence
+from types import ModuleType
 
 from pytest_quant import (
     __version__,
     baseline_commands,
-    building,
     compare,
-    config_command,
     doctor,
     floor,
+    matrix_command,
+    parsing,
     quantize,
+    reference_command,
     scan,
 )
-from pytest_quant.errors import QuantError, StoreWarning, UsageError
-from pytest_quant.hardware import Device, detect, matrix, specs
-from pytest_quant.planning import command as planning
-from pytest_quant.reference import commands as reference
+from pytest_quant.errors import QuantError, StoreWarning
+from pytest_quant.planning import command as plan_command
 
-SIX = ("H100 SXM5", "A100", "A10G", "L40S", "RTX 4090", "RTX 3090")
-"""The GPUs of the table that is widely copied."""
+GROUPS: tuple[tuple[str, tuple[ModuleType, ...]], ...] = (
+    (
+        "What can run here?",
+        (
+            doctor,
+            matrix_command,
+            plan_command,
+        ),
+    ),
+    (
+        "Is it still good?",
+        (
+            compare,
+            baseline_commands,
+        ),
+    ),
+    (
+        "Where is it lost?",
+        (
+            scan,
+            floor,
+        ),
+    ),
+    (
+        "Preparing",
+        (
+            reference_command,
+            quantize,
+        ),
+    ),
+)
+"""Each question with the modules that answer it: ``add(commands)`` of each adds its subcommand."""
+
+_DESCRIPTION = """Quantization regression testing of language models: what a model loses, gains and takes when its
+weights are stored in fewer bits, and whether that got worse. The tests themselves run under pytest; this command
+answers what is asked before and after."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand and return the exit code."""
-    told = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always", StoreWarning)
         try:
+            told = parser().parse_args(words)
+            if not hasattr(told, "run"):
+                told.parser.print_help()
+                return 2  # nothing was asked, so nothing is judged
             code: int = told.run(told)
             sys.stdout.flush()  # here it is told that nobody reads on
         except BrokenPipeError:
@@ -52,50 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="pytest-quant", description="Quantization regression testing of language models."
-    )
-    parser.add_argument("--version", action="version", version=f"pytest-quant {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser("matrix", help="which format runs on which units of which device")
-    command.add_argument(
-        "--device", metavar="NAME", action="append", help="a device (may be repeated); 'here' is this one"
-    )
-    command.add_argument(
-        "--matrix", metavar="NAME", default="corrected", help="corrected (default), lesson or a TOML file"
-    )
-    command.add_argument("--diff", metavar="NAME", help="print the cells in which another matrix differs, with sources")
-    command.set_defaults(run=_matrix)
-    doctor.add(commands, _device)
-    building.add(reference.add(commands))
-    quantize.add(commands)
-    scan.add(commands)
-    floor.add(commands)
-    planning.add(commands, _device)
-    compare.add(commands)
-    baseline_commands.add(commands)
-    config_command.add(commands)
-    return parser
-
-
-def _matrix(told: argparse.Namespace) -> int:
-    from pytest_quant.report.matrix import render_differences, render_matrix
-
-    table = matrix.load(told.matrix)
-    devices = [(name, _device(name)) for name in told.device or SIX]
-    if told.diff is None:
-        print(render_matrix(table, devices))
-    else:
-        other = matrix.load(told.diff)
-        print(render_differences(matrix.differences(table, other, devices), table.name, other.name))
-    return 0
-
-
-def _device(name: str) -> Device:
-    if name == "here":
-        return detect()
-    found = specs.device(name)
-    if found is None:
-        raise UsageError(f"no specification of the device {name!r}; known are 'here', {', '.join(specs.names())}")
+def parser() -> parsing.Groups:
+    """The parser of the whole command line, with every subcommand."""
+    found = parsing.Groups(prog="pytest-quant", description=_DESCRIPTION, epilog=parsing.EPILOG)
+    found.add_argument("--version", action="version", version=f"pytest-quant {__version__}")
+    for question, modules in GROUPS:
+        found.add_group(question, modules)
     return found

@@ -7,11 +7,12 @@ hardware cannot run a format, no ``pip install`` is offered.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from pytest_quant import asking
 from pytest_quant.errors import Unsupported
 from pytest_quant.formats import backend as installation
 from pytest_quant.formats import registry
@@ -275,8 +276,8 @@ def _met(requirement: Requirement, version: str | None) -> bool:
     return version is not None and requirement.specifier.contains(version, prereleases=True)
 
 
-def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], device: Callable[[str], Device]) -> None:
-    """The subcommand ``doctor``; ``device`` finds one by name, ``here`` is this machine's."""
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``doctor`` to the command's subcommands."""
     command = commands.add_parser("doctor", help="which formats run here, and what would make the others run")
     command.add_argument("--device", metavar="NAME", default="here", help="hardware that is not here")
     command.add_argument(
@@ -285,13 +286,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], device: C
     command.add_argument(
         "--verbose", "-v", action="store_true", help="with sources, and what optional libraries are there"
     )
-    command.set_defaults(run=lambda told: _run(told, device))
+    command.set_defaults(run=_run)
 
 
-def _run(told: argparse.Namespace, device: Callable[[str], Device]) -> int:
+def _run(told: argparse.Namespace) -> int:
     from pytest_quant.hardware import matrix
     from pytest_quant.report.doctor import render
 
-    found = diagnose(device(told.device), matrix.load(told.matrix), here=told.device == "here")
+    found = diagnose(asking.device(told.device), matrix.load(told.matrix), here=told.device == "here")
     print(render(found, verbose=told.verbose), end="")
     return 0

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pytest_quant import asking
 from pytest_quant.engines.source import ModelSource
 from pytest_quant.errors import UsageError
 from pytest_quant.formats import registry
@@ -31,8 +32,8 @@ _PROBED = 1 << 30
 """Bytes at most that a bandwidth is measured over."""
 
 
-def add(commands: Subparsers, device: Callable[[str], Device]) -> None:
-    """Add ``plan`` to the command's subcommands; ``device`` finds one by name, ``here`` is this machine's."""
+def add(commands: Subparsers) -> None:
+    """Add ``plan`` to the command's subcommands."""
     text = "predict memory and speed of each format on a device, and recommend one"
     parser = commands.add_parser("plan", help=text, description=f"{text[0].upper()}{text[1:]}. Nothing is loaded.")
     parser.add_argument("model", metavar="MODEL", nargs="?", help="a folder or a hub id; only its config is read")
@@ -59,10 +60,10 @@ def add(commands: Subparsers, device: Callable[[str], Device]) -> None:
     )
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a hub model")
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a hub model")
-    parser.set_defaults(run=lambda told: run(told, device))
+    parser.set_defaults(run=run)
 
 
-def run(told: argparse.Namespace, device: Callable[[str], Device]) -> int:
+def run(told: argparse.Namespace) -> int:
     """Print the plan. 0: a format is recommended, 1: none meets the need even at best, 2: it cannot be told."""
     from pytest_quant.hardware import matrix
     from pytest_quant.report.planning import render
@@ -71,7 +72,7 @@ def run(told: argparse.Namespace, device: Callable[[str], Device]) -> int:
     need = _need(told)
     bandwidth = None if told.bandwidth is None else quantities.bandwidth(told.bandwidth)
     count = quantities.whole("--count", told.count)
-    found, table = device(told.device), matrix.load(told.matrix)
+    found, table = asking.device(told.device), matrix.load(told.matrix)
     compute = _compute(told.reference, found, table)
     formats = _formats(told.formats, compute)
     source = ModelSource(told.model or "", told.revision, told.trust_remote_code)

@@ -27,7 +27,7 @@ def add(commands: Subparsers) -> Subparsers:
     reference = commands.add_parser(
         "reference", help="what unquantized models said, stored for machines on which they do not fit"
     )
-    actions = reference.add_subparsers(required=True, metavar="ACTION")
+    actions = reference.add_subparsers(metavar="ACTION")
     _action(actions, "list", _list, "the stored references, each verified")
 
     export = _action(actions, "export", _export, "copy a stored reference to a file, for another machine")

@@ -9,7 +9,7 @@ import pytest
 from ci_files import FOLDER, JOBS, commands, lines, parsed, words
 
 from pytest_quant import baseline, hardware
-from pytest_quant.cli import _parser, main
+from pytest_quant.cli import main, parser
 
 PIPELINES = ("github-actions.yml", "gitlab-ci.yml")
 GPUS = ("h100", "l4")
@@ -62,7 +62,7 @@ def test_every_command_and_option_exists(name, job, tmp_path, pytestconfig):
     for line in found:
         told = words(line, VALUES, tmp_path)
         if told[0] == "pytest-quant":
-            assert _parser().parse_args(told[1:]).run  # exits where it does not understand
+            assert parser().parse_args(told[1:]).run  # exits where it does not understand
             continue
         for option in told[1:]:
             name_of, _, _ = option.removeprefix("--").partition("=")

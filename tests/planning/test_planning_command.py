@@ -144,7 +144,7 @@ def test_nothing_meets_it(plan):
 
 def test_what_cannot_be_told(plan, monkeypatch):
     nobody = replace(device("A100"), name="nobody's", bandwidth=None, bandwidth_source=None)
-    monkeypatch.setattr("pytest_quant.cli._device", lambda name: nobody)
+    monkeypatch.setattr("pytest_quant.asking.device", lambda name: nobody)
     code, printed, _ = plan("--parameters", "7B", "--device", "X", "--max-ms", "50", "--formats", "nf4")
     assert code == 2
     assert "It cannot be told what meets this" in printed

@@ -364,7 +364,7 @@ def test_the_command_is_one_that_is_taken(run, limits, told):
     record = run.explain(gate=Gate("perplexity_delta", limits))
     words = shlex.split(next(step for step in record["next"] if " scan " in step))
     assert words[-len(told) :] == told
-    parsed = cli._parser().parse_args(words[1:])
+    parsed = cli.parser().parse_args(words[1:])
     name, limit = limits[0]
     assert getattr(parsed, name) == limit
     assert (parsed.max is None) != (parsed.max_ratio is None)
