@@ -28,18 +28,53 @@ def device(name: str) -> Device:
     return found
 
 
+def add_device(parser: Any, **told: Any) -> None:
+    """Add ``--device``; :func:`device` finds what it names."""
+    parser.add_argument("--device", metavar="NAME", **told)
+
+
+def add_matrix(parser: Any) -> None:
+    """Add the support matrix that is asked."""
+    parser.add_argument(
+        "--matrix",
+        metavar="NAME",
+        default="corrected",
+        help="support table: corrected, lesson or a TOML file (default: corrected)",
+    )
+
+
+def add_model(parser: Any) -> None:
+    """Add the model that is loaded."""
+    parser.add_argument("model", metavar="MODEL", help="a folder, or a name on the Hugging Face hub (org/name)")
+
+
 def add_source(parser: Any) -> None:
     """Add what says which state of a model is meant, beside its name; :func:`source` reads it."""
-    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a hub model")
+    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a hub model (default: main)")
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a hub model")
 
 
 def add_text(parser: Any, protocol: str = "gptq-2048") -> None:
     """Add the reference and the text that models are scored on; :func:`reference` and :func:`settings` read them."""
-    parser.add_argument("--reference", metavar="FORMAT", default="fp16", help="fp16 (default), bf16 or fp32")
-    parser.add_argument("--corpus", metavar="NAME", default="python-docs", help="as --quant-corpus (%(default)s)")
-    parser.add_argument("--protocol", metavar="NAME", default=protocol, help="as --quant-protocol (%(default)s)")
-    parser.add_argument("--chat-template", action="store_true", help="as --quant-chat-template")
+    parser.add_argument(
+        "--reference",
+        metavar="FORMAT",
+        default="fp16",
+        help="the unquantized model that is compared with: fp16, bf16 or fp32 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--corpus",
+        metavar="NAME",
+        default="python-docs",
+        help="the text: python-docs, python-docstrings, wikitext2 or a file (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--protocol",
+        metavar="NAME",
+        default=protocol,
+        help="how the text is cut into windows, e.g. gptq-512 or hf-strided-1024-512 (default: %(default)s)",
+    )
+    parser.add_argument("--chat-template", action="store_true", help="wrap each document as a chat model's user turn")
 
 
 def source(told: argparse.Namespace) -> ModelSource:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import json
 import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pytest_quant import baseline
+from pytest_quant import answering, baseline
 from pytest_quant.cache import expanded
 from pytest_quant.counting import counted
 from pytest_quant.environment import timestamp
@@ -25,45 +25,81 @@ if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 _DEFAULT = "quant-baselines"
+_DESCRIPTION = """Baselines are the accepted measurements of an earlier commit, which pytest --quant-baseline records
+and compares with. They lie in quant-baselines, a file for each hardware and model, made to be committed."""
 _SELECTORS = ("hardware", "model", "format", "metric", "test", "older_than")
 
 
 def add(commands: Subparsers) -> None:
     """Add ``baseline`` with its actions to a command's subcommands."""
-    parser = commands.add_parser("baseline", help="accepted measurements: shown, joined, pruned")
+    parser = commands.add_parser(
+        "baseline",
+        help="accepted measurements: shown, joined, pruned",
+        description=_DESCRIPTION,
+        epilog="""examples:
+  pytest-quant baseline show
+  pytest-quant baseline merge part-* --into merged
+  pytest-quant baseline prune --format nf4 --yes""",
+    )
     actions = parser.add_subparsers(metavar="ACTION")
 
-    show = _action(actions, "show", _show, "what is there; exit code 2 if a file is damaged")
-    show.add_argument("place", metavar="PATH", nargs="?", default=_DEFAULT, help="a folder or file (%(default)s)")
-    show.add_argument("--json", action="store_true", help="print JSON")
+    show = _action(
+        actions,
+        "show",
+        _show,
+        "what is there; exit code 2 if a file is damaged",
+        "pytest-quant baseline show",
+        "pytest-quant baseline show quant-baselines --json",
+    )
+    show.add_argument(
+        "place", metavar="PATH", nargs="?", default=_DEFAULT, help="a folder or file (default: %(default)s)"
+    )
 
-    merge = _action(actions, "merge", _merge, "join what several runners measured")
+    merge = _action(
+        actions,
+        "merge",
+        _merge,
+        "join what several runners measured; exit code 1 for a conflict",
+        "pytest-quant baseline merge part-* --into merged",
+        "pytest-quant baseline merge a b --into quant-baselines --on-conflict fail",
+    )
     merge.add_argument("parts", metavar="PART", nargs="+", help="a folder of baselines, or a file")
     merge.add_argument("--into", metavar="DIR", required=True, help="where it goes; what lies there is joined too")
     merge.add_argument(
         "--on-conflict",
+        metavar="HOW",
         choices=("newest", "fail"),
         default="newest",
-        help="where values differ: take the one that was recorded last (default; where that cannot be told, as fail), "
-        "or write nothing and exit with 1",
+        help="where values differ: newest takes the one that was recorded last (where that cannot be told, as fail), "
+        "fail writes nothing and exits with 1 (default: %(default)s)",
     )
-    merge.add_argument("--json", action="store_true", help="print JSON")
 
-    prune = _action(actions, "prune", _prune, "drop measurements; without --yes, only say which")
-    prune.add_argument("place", metavar="PATH", nargs="?", default=_DEFAULT, help="a folder or file (%(default)s)")
-    prune.add_argument("--hardware", metavar="KEY", help="of this hardware")
-    prune.add_argument("--model", metavar="NAME", help="of this model")
+    prune = _action(
+        actions,
+        "prune",
+        _prune,
+        "drop measurements; without --yes, only say which",
+        "pytest-quant baseline prune --format nf4",
+        "pytest-quant baseline prune --older-than 90d --yes",
+    )
+    prune.add_argument(
+        "place", metavar="PATH", nargs="?", default=_DEFAULT, help="a folder or file (default: %(default)s)"
+    )
+    prune.add_argument("--hardware", metavar="KEY", help="of this hardware, as baseline show names it")
+    prune.add_argument("--model", metavar="NAME", help="of this model, as baseline show names it")
     prune.add_argument("--format", metavar="NAME", help="of this format")
-    prune.add_argument("--metric", metavar="NAME", choices=sorted(LIMITS), help="of this metric")
+    prune.add_argument("--metric", metavar="NAME", choices=sorted(LIMITS), help="of this metric, e.g. perplexity_delta")
     prune.add_argument("--test", metavar="NODEID", help="recorded by this test, or by a test of this file or class")
     prune.add_argument("--older-than", metavar="AGE", help="recorded before a date (2026-01-31) or days ago (90d)")
     prune.add_argument("--yes", action="store_true", help="do it")
 
 
 def _action(
-    actions: Subparsers, name: str, run: Callable[[argparse.Namespace], int], text: str
+    actions: Subparsers, name: str, run: Callable[[argparse.Namespace], int], text: str, *examples: str
 ) -> argparse.ArgumentParser:
-    parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    epilog = "\n".join(["examples:", *(f"  {line}" for line in examples)])
+    parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=epilog)
+    answering.add_json(parser)
     parser.set_defaults(run=run)
     return parser
 
@@ -74,9 +110,11 @@ def _show(told: argparse.Namespace) -> int:
     found = baseline.contents(expanded(told.place))
     _complain(found.damaged)
     if told.json:
-        data = {"schema": 1, "measurements": baselines.listed(found.files)}
-        print(json.dumps(data, indent=1, sort_keys=True, allow_nan=False))
-    elif found.files:
+        data: dict[str, Any] = {"measurements": baselines.listed(found.files)}
+        if found.damaged:
+            data["unreadable"] = list(map(str, found.damaged))
+        return answering.answer(data, 2 if found.damaged else 0)
+    if found.files:
         print("\n".join(baselines.table(found.files)))
     elif not found.damaged:
         print(f"no baselines in {told.place}")
@@ -94,9 +132,7 @@ def _merge(told: argparse.Namespace) -> int:
     damaged = [error for _, contents in [*read, (into, base)] for error in contents.damaged]
     damaged += _misplaced(into, base)
     if damaged:
-        _complain(damaged)
-        print("pytest-quant: nothing was written", file=sys.stderr)
-        return 2
+        return _nothing(told, damaged, "nothing was written")
     joined = baseline.join(
         [baseline.Source(str(part), file) for part, contents in read for _, file in contents.files],
         [baseline.Source(str(into), file) for _, file in base.files],
@@ -108,7 +144,6 @@ def _merge(told: argparse.Namespace) -> int:
     entries = sum(len(file.entries) for file in joined.files)
     if told.json:
         data = {
-            "schema": 1,
             "measurements": entries,
             "files": len(joined.files),
             "written": written,
@@ -116,8 +151,7 @@ def _merge(told: argparse.Namespace) -> int:
             "notes": list(joined.notes),
             "empty": empty,
         }
-        print(json.dumps(data, indent=1, sort_keys=True))
-        return 1 if refused else 0
+        return answering.answer(data, 1 if refused else 0)
     lines = [f"{part}: holds no baselines" for part in empty]
     for line in [*lines, *disputed, *joined.notes]:
         print(line)
@@ -154,17 +188,19 @@ def _prune(told: argparse.Namespace) -> int:
     before = None if told.older_than is None else moment(told.older_than, time.time())
     found = baseline.contents(expanded(told.place))
     if found.damaged:
-        _complain(found.damaged)
-        print("pytest-quant: nothing was pruned", file=sys.stderr)
-        return 2
+        return _nothing(told, found.damaged, "nothing was pruned")
     gone = 0
+    chosen: list[dict[str, Any]] = []
     for path, file in found.files:
         goes = [entry for entry in file.entries if _chosen(told, file, entry, before)]
-        for entry in goes:
+        chosen += baselines.listed([(path, replace(file, entries=tuple(goes)))])
+        for entry in () if told.json else goes:
             print(f"{'pruned' if told.yes else 'would go'}: {baselines.line(*baseline.place(file), entry)}")
         gone += len(goes)
         if goes and told.yes:
             _leave(path, baseline.prune(file, partial(_stays, goes)))
+    if told.json:
+        return answering.answer({"measurements": chosen, "pruned": bool(told.yes and gone)})
     verb = "pruned" if told.yes else "would go; --yes prunes them"
     print(f"{counted(gone, 'measurement')} {verb}" if gone else f"nothing in {told.place} is chosen by that")
     return 0
@@ -208,6 +244,13 @@ def moment(age: str, now: float) -> str:
         return datetime.date.fromisoformat(age).isoformat()
     except ValueError:
         raise UsageError(f"--older-than={age}: write a date, such as 2026-01-31, or days, such as 90d") from None
+
+
+def _nothing(told: argparse.Namespace, damaged: Sequence[baseline.BaselineError], outcome: str) -> int:
+    """Say what is damaged, and that therefore nothing was done."""
+    _complain(damaged)
+    print(f"pytest-quant: {outcome}", file=sys.stderr)
+    return answering.answer({"error": outcome, "unreadable": list(map(str, damaged))}, 2) if told.json else 2
 
 
 def _complain(errors: Sequence[baseline.BaselineError]) -> None:

@@ -11,11 +11,13 @@ from types import ModuleType
 
 from pytest_quant import (
     __version__,
+    answering,
     baseline_commands,
     compare,
     doctor,
     floor,
     matrix_command,
+    mistakes,
     parsing,
     quantize,
     reference_command,
@@ -70,25 +72,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always", StoreWarning)
         try:
-            told = parser().parse_args(words)
-            if not hasattr(told, "run"):
-                told.parser.print_help()
-                return 2  # nothing was asked, so nothing is judged
-            code: int = told.run(told)
+            code = _run(words)
             sys.stdout.flush()  # here it is told that nobody reads on
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
             return 128 + 13  # as of a program that SIGPIPE ends
-        except QuantError as error:
-            print(f"pytest-quant: {error}", file=sys.stderr)
-            code = 2
-        except KeyboardInterrupt:
-            print("pytest-quant: interrupted", file=sys.stderr)
-            code = 130
     for warning in heard:
         if issubclass(warning.category, StoreWarning):
             print(f"pytest-quant: {warning.message}", file=sys.stderr)
     return code
+
+
+def _run(words: list[str]) -> int:
+    """Parse and run; what goes wrong is said where people look, and on standard output too where a program asked."""
+    try:
+        told = parser().parse_args(words)
+        if not hasattr(told, "run"):
+            told.parser.print_help()
+            return 2  # nothing was asked, so nothing is judged
+        return int(told.run(told))
+    except BrokenPipeError:
+        raise
+    except QuantError as error:
+        text, code = str(error), 2
+    except KeyboardInterrupt:
+        text, code = "interrupted", 130
+    except Exception as error:
+        text, code = mistakes.unexpected(error), 2
+    print(f"pytest-quant: {text}", file=sys.stderr)
+    return answering.answer({"error": text}, code) if answering.asked(words) else code
 
 
 def parser() -> parsing.Groups:

@@ -10,9 +10,9 @@ import argparse
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pytest_quant import asking
+from pytest_quant import answering, asking
 from pytest_quant.errors import Unsupported
 from pytest_quant.formats import backend as installation
 from pytest_quant.formats import registry
@@ -92,6 +92,14 @@ class Diagnosis:
     """What is wrong with backends of other packages."""
     not_used: tuple[NotUsed, ...]
 
+
+_DESCRIPTION = """What can this machine run? Each format runs natively (multiplied in its own type), runs dequantized
+(stored so, unpacked to a wider type first), or cannot run: then with the reason, and with what would change it, other
+hardware or a pip install. Loads no model."""
+_EXAMPLES = """examples:
+  pytest-quant doctor
+  pytest-quant doctor --device L4          # hardware that is not here
+  pytest-quant doctor --json > doctor.json"""
 
 OPTIONAL = {
     "kernels": "faster kernels, from a hub that must be reached",
@@ -278,14 +286,18 @@ def _met(requirement: Requirement, version: str | None) -> bool:
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``doctor`` to the command's subcommands."""
-    command = commands.add_parser("doctor", help="which formats run here, and what would make the others run")
-    command.add_argument("--device", metavar="NAME", default="here", help="hardware that is not here")
-    command.add_argument(
-        "--matrix", metavar="NAME", default="corrected", help="corrected (default), lesson or a TOML file"
+    command = commands.add_parser(
+        "doctor",
+        help="which formats run here, and what would make the others run",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
     )
+    asking.add_device(command, default="here", help="other hardware, e.g. L4 (default: here, this machine)")
+    asking.add_matrix(command)
     command.add_argument(
         "--verbose", "-v", action="store_true", help="with sources, and what optional libraries are there"
     )
+    answering.add_json(command)
     command.set_defaults(run=_run)
 
 
@@ -294,5 +306,21 @@ def _run(told: argparse.Namespace) -> int:
     from pytest_quant.report.doctor import render
 
     found = diagnose(asking.device(told.device), matrix.load(told.matrix), here=told.device == "here")
+    if told.json:
+        return answering.answer(_record(found))
     print(render(found, verbose=told.verbose), end="")
     return 0
+
+
+def _record(found: Diagnosis) -> dict[str, Any]:
+    from pytest_quant.environment import describe_hardware
+
+    return {
+        "hardware": describe_hardware(found.device),
+        "here": found.here,
+        "matrix": found.matrix,
+        "libraries": found.libraries,
+        "formats": found.lines,
+        "broken": found.broken,
+        "not_used": found.not_used,
+    }

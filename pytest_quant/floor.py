@@ -8,7 +8,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pytest_quant import asking
+from pytest_quant import answering, asking
 from pytest_quant.engines import transformers, vllm
 from pytest_quant.errors import UsageError
 from pytest_quant.reference.commands import add_cache_dir
@@ -18,16 +18,30 @@ if TYPE_CHECKING:
     from pytest_quant.reference.commands import Subparsers
 
 
+_DESCRIPTION = """How much do two engines differ by themselves? Scores the same text with the same unquantized
+weights in transformers and in vLLM. Where a test's reference runs in one and its format in the other, no difference
+below this floor says anything about the format. Needs vLLM."""
+_EXAMPLES = """examples:
+  pytest-quant floor org/name --reference bf16
+  pytest-quant floor ./model --reference fp32 --protocol gptq-512 --json"""
+
+
 def add(commands: Subparsers) -> None:
     """Add ``floor`` to the subcommands of ``pytest-quant``."""
-    text = "what transformers and vLLM make of the same weights: what no comparison between them can tell"
-    parser = commands.add_parser("floor", help=text, description=f"{text[0].upper()}{text[1:]}.")
-    parser.add_argument("model", metavar="MODEL", help="a folder or a hub id")
+    parser = commands.add_parser(
+        "floor",
+        help="how far transformers and vLLM are apart on the same weights",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+    )
+    asking.add_model(parser)
     asking.add_text(parser)
     asking.add_source(parser)
-    parser.add_argument("--engine-args", metavar="JSON", default="{}", help="what vLLM is told besides")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument(
+        "--engine-args", metavar="JSON", default="{}", help="arguments of vLLM's own, e.g. '{\"max_model_len\": 2048}'"
+    )
     add_cache_dir(parser)
+    answering.add_json(parser)
     parser.set_defaults(run=floor)
 
 
@@ -42,18 +56,20 @@ def floor(told: argparse.Namespace) -> int:
         engine_args=_arguments(told.engine_args),
         reference_engine=transformers.NAME,
     )
-    session = Session(asking.settings(told), asking.progress())
-    for each in (spec, replace(spec, reference_engine=None)):
-        session.check(each, spec.reference)
-    try:
-        found = session.engine_floor(spec)
-    finally:
-        session.close()
+    with answering.undisturbed(told):
+        session = Session(asking.settings(told), asking.progress())
+        for each in (spec, replace(spec, reference_engine=None)):
+            session.check(each, spec.reference)
+        try:
+            found = session.engine_floor(spec)
+        finally:
+            session.close()
     if told.json:
         engines = {transformers.NAME: found.first, vllm.NAME: found.second}
         figures = {"mean": found.mean, "worst": found.worst, "windows": found.windows, "nll": engines}
-        print(json.dumps({"model": told.model, "reference": told.reference, "protocol": told.protocol, **figures}))
-        return 0
+        return answering.answer(
+            {"model": told.model, "reference": told.reference, "protocol": told.protocol, **figures}
+        )
     print(f"{told.reference} weights of {spec.source.short}, {found.windows} windows of {told.protocol}")
     for name, nll in ((transformers.NAME, found.first), (vllm.NAME, found.second)):
         print(f"  {name:<12}  perplexity {math.exp(nll):.6g}")

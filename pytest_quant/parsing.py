@@ -41,6 +41,11 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**told)
         self.set_defaults(parser=self)  # of the innermost subcommand, once all is parsed
 
+    def format_help(self) -> str:
+        """With a usage of one line: the options are listed below it."""
+        self.usage = self.usage or self.synopsis().replace("%", "%%")
+        return super().format_help()
+
     def parse_args(  # type: ignore[override]
         self, arguments: Sequence[str] | None = None, namespace: Any = None
     ) -> argparse.Namespace:

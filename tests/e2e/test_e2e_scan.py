@@ -27,7 +27,7 @@ def scan(tiny_llama, tmp_path, capsys):
 
 
 def test_a_table_and_its_record(scan, tmp_path):
-    code, out, _ = scan("--top", "3", "--json", str(tmp_path / "scan.json"))
+    code, out, _ = scan("--top", "3", "--output", str(tmp_path / "scan.json"))
     record = json.loads((tmp_path / "scan.json").read_text())
     assert code == 0
     assert out.startswith("tiny-llama, one layer at a time in nf4, against fp32; 3 windows\n")
@@ -52,10 +52,10 @@ def test_a_rounding_by_block(scan):
 
 
 def test_a_budget(scan, tmp_path):
-    code, out, _ = scan("--numeric", "int2", "--max-nats", "1e9", "--json", str(tmp_path / "scan.json"))
+    code, out, _ = scan("--numeric", "int2", "--max-nats", "1e9", "--output", str(tmp_path / "scan.json"))
     assert code == 0
     assert "int2-tensor keeps the budget of 1e+09 nats as it is" in out
-    code, out, _ = scan("--max-nats=-50", "--json", str(tmp_path / "scan.json"))
+    code, out, _ = scan("--max-nats=-50", "--output", str(tmp_path / "scan.json"))
     assert code == 1
     assert "is not kept even with all 14 kept wide" in out
     kept = json.loads((tmp_path / "scan.json").read_text())["keep"]
@@ -77,8 +77,11 @@ def test_a_budget(scan, tmp_path):
         (("--checkpoint", "somewhere"), "of a --format"),
         (("--format", "gptq"), "no checkpoint"),
         (("--max-nats", "nan"), "finite"),
-        (("--json", "no/such/folder/scan.json"), "--json=no/such/folder/scan.json: there is no folder no/such/folder"),
-        (("--json", "."), "--json=.: that is a folder"),
+        (
+            ("--output", "no/such/folder/scan.json"),
+            "--output=no/such/folder/scan.json: there is no folder no/such/folder",
+        ),
+        (("--output", "."), "--output=.: that is a folder"),
     ],
 )
 def test_what_cannot_be_measured_is_exit_code_2(scan, words, said):
@@ -91,8 +94,8 @@ def test_what_cannot_be_measured_is_exit_code_2(scan, words, said):
 @pytest.mark.parametrize("place", ["no/such/folder/scan.json", "."])
 def test_a_place_that_cannot_be_is_known_before_a_model_is_opened(capsys, place):
     """There is no such model, which is not what is said."""
-    assert main(["scan", "no/such-model", "--json", place]) == 2
-    assert capsys.readouterr().err.startswith(f"pytest-quant: --json={place}: ")
+    assert main(["scan", "no/such-model", "--output", place]) == 2
+    assert capsys.readouterr().err.startswith(f"pytest-quant: --output={place}: ")
 
 
 def test_a_record_that_cannot_be_written_is_one_line(scan, tmp_path, monkeypatch):
@@ -100,7 +103,7 @@ def test_a_record_that_cannot_be_written_is_one_line(scan, tmp_path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.write_text", full)
-    code, out, err = scan("--windows", "1", "--only", "q_proj", "--json", str(tmp_path / "scan.json"))
+    code, out, err = scan("--windows", "1", "--only", "q_proj", "--output", str(tmp_path / "scan.json"))
     assert code == 2
     assert out.startswith("tiny-llama, one layer at a time")
     (line,) = [line for line in err.splitlines() if line.startswith("pytest-quant:")]
