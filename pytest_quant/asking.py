@@ -23,7 +23,7 @@ def device(name: str) -> Device:
         return detect()
     found = specs.device(name)
     if found is None:
-        near = like(name, specs.names())
+        near = like(name, [*specs.words(), *specs.names()])
         raise UsageError(f"no specification of the device {name!r}{near}; known are 'here', {', '.join(specs.names())}")
     return found
 

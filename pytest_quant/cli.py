@@ -14,6 +14,7 @@ from pytest_quant import (
     answering,
     baseline_commands,
     compare,
+    completion,
     doctor,
     floor,
     matrix_command,
@@ -54,6 +55,7 @@ GROUPS: tuple[tuple[str, tuple[ModuleType, ...]], ...] = (
         (
             reference_command,
             quantize,
+            completion,
         ),
     ),
 )

@@ -13,7 +13,18 @@ from pytest_quant.hardware import specs_file
 from pytest_quant.hardware.device import Device
 from pytest_quant.hardware.specs_file import SOURCE, Spec
 
-__all__ = ["SOURCE", "Spec", "compute_share", "device", "find", "guest_share", "is_guest", "names", "slice_share"]
+__all__ = [
+    "SOURCE",
+    "Spec",
+    "compute_share",
+    "device",
+    "find",
+    "guest_share",
+    "is_guest",
+    "names",
+    "slice_share",
+    "words",
+]
 
 _MIG = re.compile(r"(?P<parent>.+) MIG (?P<profile>(?:\d+c\.)?\d+g\.(?P<gb>\d+)gb\S*)", re.IGNORECASE)
 _INSTANCE = re.compile(r"MIG (?:(?P<compute>\d+)c\.)?(?P<gpu>\d+)g\..*", re.IGNORECASE)
@@ -38,6 +49,12 @@ def find(name: str) -> Spec | None:
 def names() -> list[str]:
     """The names of all rows, for messages."""
     return [spec.name for spec in specs_file.load()]
+
+
+def words() -> list[str]:
+    """Names of one word that :func:`device` understands, such as ``H100`` and ``L4``."""
+    names = (name for spec in specs_file.load() for name in (*spec.short, spec.name.removeprefix("NVIDIA ")))
+    return list(dict.fromkeys(name for name in names if " " not in name))
 
 
 def slice_share(spec: Spec, gb: float) -> float:
