@@ -9,10 +9,9 @@ from typing import Any
 
 from pytest_quant.cache import expanded, user_cache
 from pytest_quant.engines.source import ModelSource
-from pytest_quant.errors import UsageError
+from pytest_quant.errors import UsageError, like
 from pytest_quant.formats import registry
 from pytest_quant.hardware import Device, detect, specs
-from pytest_quant.parsing import like
 from pytest_quant.progress import Progress, Quiet
 from pytest_quant.settings import Settings
 
@@ -24,7 +23,10 @@ def device(name: str) -> Device:
     found = specs.device(name)
     if found is None:
         near = like(name, [*specs.words(), *specs.names()])
-        raise UsageError(f"no specification of the device {name!r}{near}; known are 'here', {', '.join(specs.names())}")
+        raise UsageError(
+            f"no specification of the device {name!r}{near}; known are 'here', {', '.join(specs.words())}, and names as "
+            f"drivers report them, such as 'NVIDIA GeForce RTX 4090'"
+        )
     return found
 
 

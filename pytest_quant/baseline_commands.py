@@ -117,7 +117,7 @@ def _show(told: argparse.Namespace) -> int:
     if found.files:
         print("\n".join(baselines.table(found.files)))
     elif not found.damaged:
-        print(f"no baselines in {told.place}")
+        print(f"no baselines in {told.place}; pytest --quant-baseline records them")
     return 2 if found.damaged else 0
 
 

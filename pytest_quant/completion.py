@@ -92,6 +92,8 @@ def _teach(parser: Groups, file: Any, folder: Any) -> None:
 def _arguments(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
+            for shown in action._choices_actions:
+                action.choices[shown.dest].description = shown.help  # one line beside a command, not a paragraph
             for each in action.choices.values():
                 yield from _arguments(each)
         else:

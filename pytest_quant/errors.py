@@ -5,6 +5,8 @@ Every message says what was wrong, where, and what to do about it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class QuantError(Exception):
     """Base of all errors that pytest-quant raises on purpose."""
@@ -39,3 +41,12 @@ class ProofFailed(NotMeasured):
 
 class NotFinite(NotMeasured):
     """The quantized model produced NaN or infinity."""
+
+
+def like(word: str, known: Iterable[str]) -> str:
+    """``; did you mean X?`` for a word that is almost one of those that are known, else nothing."""
+    from difflib import get_close_matches
+
+    names = {name.lower(): name for name in known}
+    found = get_close_matches(word.lower(), names, n=1, cutoff=0.5)
+    return f"; did you mean {names[found[0]]}?" if found else ""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
-from pytest_quant.errors import UsageError
+from pytest_quant.errors import UsageError, like
 
 EPILOG = """first step:
   pytest-quant doctor            what this machine can run, and what is missing
@@ -138,12 +137,6 @@ class Groups(Parser):
         formatter.end_section()
         formatter.add_text(self.epilog)
         return formatter.format_help().replace("?:\n", "?\n").rstrip("\n") + "\n"
-
-
-def like(word: str, known: Iterable[str]) -> str:
-    """``; did you mean X?`` for what is written almost as something that is known, else nothing."""
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {found[0]}?" if found else ""
 
 
 def _among(known: Iterable[str]) -> str:

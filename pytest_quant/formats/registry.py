@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from pytest_quant.errors import UsageError
+from pytest_quant.errors import UsageError, like
 from pytest_quant.formats.backend import Backend
 from pytest_quant.formats.format import Format, QuantizationArgs
 from pytest_quant.formats.kv_cache import with_cache
@@ -35,7 +35,7 @@ def get(name: str) -> Format:
     """The format of that name; :class:`UsageError` with the names there are."""
     found = _find(name)
     if found is None:
-        raise UsageError(f"unknown format {name!r}; the formats are {', '.join(formats())}")
+        raise UsageError(f"unknown format {name!r}{like(name, formats())}; the formats are {', '.join(formats())}")
     return found
 
 
