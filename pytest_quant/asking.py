@@ -22,10 +22,10 @@ def device(name: str) -> Device:
         return detect()
     found = specs.device(name)
     if found is None:
-        near = like(name, [*specs.words(), *specs.names()])
+        near = like(name, [*specs.short_names(), *specs.names()])
         raise UsageError(
-            f"no specification of the device {name!r}{near}; known are 'here', {', '.join(specs.words())}, and names as "
-            f"drivers report them, such as 'NVIDIA GeForce RTX 4090'"
+            f"no specification of the device {name!r}{near}; known are 'here', {', '.join(specs.short_names())}, and "
+            f"the names that drivers report"
         )
     return found
 

@@ -90,7 +90,7 @@ def _run(words: list[str]) -> int:
     try:
         told = parser().parse_args(words)
         if not hasattr(told, "run"):
-            told.parser.print_help()
+            print(told.parser.format_help(), end="")
             return 2  # nothing was asked, so nothing is judged
         return int(told.run(told))
     except BrokenPipeError:

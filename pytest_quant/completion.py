@@ -106,13 +106,14 @@ def _words() -> dict[str, Iterable[str]]:
     from pytest_quant.hardware import specs
 
     formats = list(registry.formats())
+    devices = [*specs.short_names(), *(name.removeprefix("NVIDIA ") for name in specs.names())]
     plain = [name for name, each in registry.formats().items() if not each.quantized]
     return {
         "format": formats,
         "formats": formats,
         "reference": plain,
         "dtype": plain,
-        "device": ["here", *specs.words()],
+        "device": ["here", *dict.fromkeys(name for name in devices if " " not in name)],
         "protocol": _PROTOCOLS,
         "corpus": _CORPORA,
         "matrix": ["corrected", "lesson"],

@@ -38,7 +38,10 @@ def add(commands: Subparsers) -> None:
     asking.add_text(parser)
     asking.add_source(parser)
     parser.add_argument(
-        "--engine-args", metavar="JSON", default="{}", help="arguments of vLLM's own, e.g. '{\"max_model_len\": 2048}'"
+        "--engine-args",
+        metavar="JSON",
+        default="{}",
+        help="arguments of vLLM's own, e.g. '{\"max_model_len\": 2048}' (default: none)",
     )
     add_cache_dir(parser)
     answering.add_json(parser)

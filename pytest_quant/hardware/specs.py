@@ -22,8 +22,8 @@ __all__ = [
     "guest_share",
     "is_guest",
     "names",
+    "short_names",
     "slice_share",
-    "words",
 ]
 
 _MIG = re.compile(r"(?P<parent>.+) MIG (?P<profile>(?:\d+c\.)?\d+g\.(?P<gb>\d+)gb\S*)", re.IGNORECASE)
@@ -51,10 +51,11 @@ def names() -> list[str]:
     return [spec.name for spec in specs_file.load()]
 
 
-def words() -> list[str]:
-    """Names of one word that :func:`device` understands, such as ``H100`` and ``L4``."""
-    names = (name for spec in specs_file.load() for name in (*spec.short, spec.name.removeprefix("NVIDIA ")))
-    return list(dict.fromkeys(name for name in names if " " not in name))
+def short_names() -> list[str]:
+    """What people call the devices of all rows, such as ``H100`` and ``RTX 4090``: :func:`device` understands it."""
+    rows = specs_file.load()
+    names = (name for spec in rows for name in (spec.short or (spec.name.removeprefix("NVIDIA "),)))
+    return list(dict.fromkeys(names))
 
 
 def slice_share(spec: Spec, gb: float) -> float:

@@ -130,7 +130,8 @@ def _only(here: Store) -> str:
         return digests[0]
     if not digests:
         raise StoreError(
-            f"{here.folder}: holds no stored reference, so there is nothing to export. Build one: pytest-quant reference build MODEL."
+            f"{here.folder}: holds no stored reference, so there is nothing to export. "
+            f"Build one: pytest-quant reference build MODEL."
         )
     raise StoreError(f"{here.folder}: holds several references; give the first digits of one:\n{table(entries)}")
 
