@@ -14,7 +14,7 @@ from pytest_quant.errors import UsageError
 
 BASH = """
 source ./script
-COMP_WORDS=(WORDS)
+COMP_WORDS=(TYPED)
 COMP_CWORD=$(( ${#COMP_WORDS[@]} - 1 ))
 _shtab_pytest_quant pytest-quant "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"
 printf '%s\\n' "${COMPREPLY[@]}"
@@ -58,7 +58,7 @@ def offered(folder, shell, *command):
 
 @pytest.mark.parametrize(("typed", "expected"), EXPECTED)
 def test_bash_offers(folder, typed, expected):
-    assert offered(folder, "bash", "bash", "--norc", "-c", BASH.replace("WORDS", f"pytest-quant {typed}")) == expected
+    assert offered(folder, "bash", "bash", "--norc", "-c", BASH.replace("TYPED", f"pytest-quant {typed}")) == expected
 
 
 @pytest.mark.parametrize(("typed", "expected"), EXPECTED)
