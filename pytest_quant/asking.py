@@ -5,19 +5,22 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_quant.cache import expanded, user_cache
-from pytest_quant.engines.source import ModelSource
 from pytest_quant.errors import UsageError, like
-from pytest_quant.formats import registry
-from pytest_quant.hardware import Device, detect, specs
 from pytest_quant.progress import Progress, Quiet
-from pytest_quant.settings import Settings
+
+if TYPE_CHECKING:
+    from pytest_quant.engines.source import ModelSource
+    from pytest_quant.hardware import Device
+    from pytest_quant.settings import Settings
 
 
 def device(name: str) -> Device:
     """The device of that name, ``here`` for this machine's; :class:`UsageError` where none is known."""
+    from pytest_quant.hardware import detect, specs
+
     if name == "here":
         return detect()
     found = specs.device(name)
@@ -81,11 +84,15 @@ def add_text(parser: Any, protocol: str = "gptq-2048") -> None:
 
 def source(told: argparse.Namespace) -> ModelSource:
     """The model of the command line."""
+    from pytest_quant.engines.source import ModelSource
+
     return ModelSource(told.model, told.revision, told.trust_remote_code)
 
 
 def reference(told: argparse.Namespace) -> str:
     """The reference of the command line; :class:`UsageError` where that is quantized."""
+    from pytest_quant.formats import registry
+
     if registry.get(told.reference).quantized:
         raise UsageError(f"--reference={told.reference} is a quantized format; use fp16, bf16 or fp32")
     return str(told.reference)
@@ -93,6 +100,8 @@ def reference(told: argparse.Namespace) -> str:
 
 def settings(told: argparse.Namespace) -> Settings:
     """How the command line says to measure."""
+    from pytest_quant.settings import Settings
+
     return Settings(
         corpus=told.corpus,
         protocol=told.protocol,

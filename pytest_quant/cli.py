@@ -6,60 +6,46 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Sequence
-from types import ModuleType
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 
-from pytest_quant import (
-    __version__,
-    answering,
-    baseline_commands,
-    compare,
-    completion,
-    doctor,
-    floor,
-    matrix_command,
-    mistakes,
-    parsing,
-    quantize,
-    reference_command,
-    scan,
-)
+from pytest_quant import __version__, answering, mistakes, parsing
 from pytest_quant.errors import QuantError, StoreWarning
-from pytest_quant.planning import command as plan_command
 
-GROUPS: tuple[tuple[str, tuple[ModuleType, ...]], ...] = (
+GROUPS: tuple[tuple[str, Mapping[str, str]], ...] = (
     (
         "What can run here?",
-        (
-            doctor,
-            matrix_command,
-            plan_command,
-        ),
+        {
+            "doctor": "pytest_quant.doctor",
+            "matrix": "pytest_quant.matrix_command",
+            "plan": "pytest_quant.planning.command",
+        },
     ),
     (
         "Is it still good?",
-        (
-            compare,
-            baseline_commands,
-        ),
+        {
+            "compare": "pytest_quant.compare",
+            "baseline": "pytest_quant.baseline_commands",
+        },
     ),
     (
         "Where is it lost?",
-        (
-            scan,
-            floor,
-        ),
+        {
+            "scan": "pytest_quant.scan",
+            "floor": "pytest_quant.floor",
+        },
     ),
     (
         "Preparing",
-        (
-            reference_command,
-            quantize,
-            completion,
-        ),
+        {
+            "reference": "pytest_quant.reference_command",
+            "quantize": "pytest_quant.quantize",
+            "completion": "pytest_quant.completion",
+        },
     ),
 )
-"""Each question with the modules that answer it: ``add(commands)`` of each adds its subcommand."""
+"""Each question with the commands that answer it, and the module whose ``add(commands)`` adds each. Only the one that
+is asked for is imported; all of them for help and for what is misspelt."""
 
 _DESCRIPTION = """Quantization regression testing of language models: what a model loses, gains and takes when its
 weights are stored in fewer bits, and whether that got worse. The tests themselves run under pytest; this command
@@ -88,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     """Parse and run; what goes wrong is said where people look, and on standard output too where a program asked."""
     try:
-        told = parser().parse_args(words)
+        told = parser(*words[:1]).parse_args(words)
         if not hasattr(told, "run"):
             print(told.parser.format_help(), end="")
             return 2  # nothing was asked, so nothing is judged
@@ -105,10 +91,11 @@ def _run(words: list[str]) -> int:
     return answering.answer({"error": text}, code) if answering.asked(words) else code
 
 
-def parser() -> parsing.Groups:
-    """The parser of the whole command line, with every subcommand."""
+def parser(command: str = "") -> parsing.Groups:
+    """The parser of the whole command line; with one subcommand only where that is named, which is quicker."""
     found = parsing.Groups(prog="pytest-quant", description=_DESCRIPTION, epilog=parsing.EPILOG)
     found.add_argument("--version", action="version", version=f"pytest-quant {__version__}")
-    for question, modules in GROUPS:
-        found.add_group(question, modules)
+    one = command == "--version" or any(command in commands for _, commands in GROUPS)
+    for question, commands in GROUPS:
+        found.add_group(question, [import_module(commands[name]) for name in commands if name == command or not one])
     return found

@@ -7,6 +7,9 @@ import subprocess
 import sys
 
 import pytest
+from command_lines import subcommands
+
+from pytest_quant import cli
 
 HEAVY = ("torch", "transformers", "numpy", "pytest", "_pytest", "vllm", "pynvml", "altair", "jinja2", "shtab", "xdist")
 
@@ -26,6 +29,22 @@ def test_no_heavy_library_is_loaded(words):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stderr.splitlines()[-1]) == []
+
+
+@pytest.mark.parametrize("command", [name for _, commands in cli.GROUPS for name in commands])
+def test_a_module_adds_the_command_that_it_is_listed_for(command):
+    assert list(subcommands(cli.parser(command))) == [command]
+
+
+def test_a_command_that_is_not_asked_for_is_not_loaded():
+    code = (
+        "import sys\n"
+        "from pytest_quant.cli import main\n"
+        "main(['baseline', 'show', 'nowhere'])\n"
+        "print([name for name in sys.modules if name.startswith(('pytest_quant.planning', 'pytest_quant.scan'))])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_the_module_is_the_same_command():
