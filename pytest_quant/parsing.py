@@ -136,7 +136,7 @@ class Groups(Parser):
         formatter.add_arguments([action for action in self._actions if action.option_strings])
         formatter.end_section()
         formatter.add_text(self.epilog)
-        return formatter.format_help().replace("?:\n", "?\n").rstrip("\n") + "\n"
+        return formatter.format_help().replace("?:", "?").rstrip("\n") + "\n"
 
 
 def _among(known: Iterable[str]) -> str:

@@ -14,6 +14,8 @@ import pytest
 from command_lines import leaves
 
 from pytest_quant import answering, cli
+from pytest_quant.checkpoints.record import Record
+from pytest_quant.checkpoints.shelf import Checkpoint
 from pytest_quant.reference.store import Store
 
 SENTENCE = "The quick brown fox jumps over the lazy dog. "
@@ -161,6 +163,21 @@ def test_baseline(asked, project):
 def test_quantize_says_why_not(asked, tiny_llama, tmp_path):
     code, found = asked("quantize", tiny_llama, "--format", "nf4", "--cache-dir", tmp_path)
     assert (code, found["error"]) == (2, "nf4 is quantized while the model is loaded: there is no checkpoint to make")
+
+
+def test_quantize(asked, tiny_llama, tmp_path, monkeypatch, capfd):
+    """What is made is made elsewhere: no library of these formats is needed here."""
+    record = Record("f" * 64, "tiny-llama", {"name": "gptq"}, {"method": "gptq"}, None, {"torch": "2"}, "2026-01-01")
+
+    def make(*_: object) -> Checkpoint:
+        print("a library at work")
+        return Checkpoint(str(tmp_path / "made"), record)
+
+    monkeypatch.setattr("pytest_quant.quantizing.Quantizing.make", make)
+    code, found = asked("quantize", tiny_llama, "--format", "gptq", "--cache-dir", tmp_path)
+    assert (code, found["path"], found["format"]) == (0, str(tmp_path / "made"), "gptq")
+    assert found["record"]["recipe"] == {"method": "gptq"}
+    assert "calibration" not in found["record"]
 
 
 def test_standard_output_has_the_answer_alone_whatever_libraries_print(tmp_path):
