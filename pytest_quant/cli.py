@@ -40,6 +40,7 @@ GROUPS: tuple[tuple[str, Mapping[str, str]], ...] = (
         {
             "reference": "pytest_quant.reference_command",
             "quantize": "pytest_quant.quantize",
+            "config": "pytest_quant.config_command",
             "completion": "pytest_quant.completion",
         },
     ),

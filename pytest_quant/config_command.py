@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_quant import answering
 from pytest_quant.declarations import GROUPS
 
 if TYPE_CHECKING:
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
-SCHEMA = 1
 _DESCRIPTION = """\
 What would `pytest` be told here, and by whom? Each option of the plugin with
 its value and the place that says it: the command line, PYTEST_ADDOPTS, addopts,
@@ -43,7 +42,7 @@ def add(commands: Subparsers) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    answering.add_json(parser)
     parser.add_argument(
         "arguments", metavar="-- ARGUMENT", nargs="*", help="what pytest would be started with, after two dashes"
     )
@@ -57,7 +56,7 @@ def run(told: argparse.Namespace) -> int:
     answer = inquiry.ask([word for word in told.arguments if word != "--"])
     code = 2 if answer.problems else 0
     if told.json:
-        print(json.dumps(plain(answer) | {"exit_code": code}, indent=1, sort_keys=True, default=str, allow_nan=False))
+        answering.answer(plain(answer), code)
     else:
         print("\n".join(lines(answer)))
     for problem in answer.problems:
@@ -69,7 +68,6 @@ def plain(answer: Answer) -> dict[str, Any]:
     """The answer as JSON has it (docs/configuration.md); what is not there is absent."""
     files = {"ini_file": answer.inipath, "table_file": answer.table}
     return {
-        "schema": SCHEMA,
         "rootdir": str(answer.rootpath),
         **{name: str(file) for name, file in files.items() if file is not None},
         "options": [_plain(row) for row in answer.rows],
