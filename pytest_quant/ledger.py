@@ -26,13 +26,23 @@ class Ledger:
     outcomes: dict[str, list[Payload]] = field(default_factory=dict)
     skipped: dict[str, Payload] = field(default_factory=dict)
     passed: set[str] = field(default_factory=set)
+    failed: dict[str, None] = field(default_factory=dict)
+    """Tests that make the run red, for a gate or for anything else; an expected failure is none."""
     hardware: dict[str, Any] = field(default_factory=dict)
     started: float = 0.0
     """Seconds since the epoch."""
 
     @property
     def records(self) -> list[Payload]:
-        return [payload["record"] for payloads in self.outcomes.values() for payload in payloads]
+        """What the run record tells of each gate; ``breaks`` of those that make their test fail."""
+        return [record for test in self.outcomes for record in self.records_of(test)]
+
+    def records_of(self, test: str) -> list[Payload]:
+        """The same of one test; none where it has not got so far."""
+        return [
+            {**payload["record"], "breaks": True} if payload["breaks"] else payload["record"]
+            for payload in self.outcomes.get(test, ())
+        ]
 
     @property
     def measured_formats(self) -> set[str]:
@@ -44,7 +54,12 @@ class Ledger:
         self.outcomes[test] = payloads
         self.hardware = dict(hardware)
         self.skipped.pop(test, None)
-        self.passed.add(test) if passed else self.passed.discard(test)
+        self.passed.add(test) if passed else self._note_not_passed(test)
+
+    def _note_not_passed(self, test: str) -> None:
+        self.passed.discard(test)
+        for payload in self.outcomes.get(test, ()):
+            _withhold(payload, "the test did not pass")
 
     def note_skip(self, test: str, format: str | None, reason: str) -> None:
         entry = {"test": test, "reason": reason}
@@ -54,7 +69,15 @@ class Ledger:
 
     def note_failure(self, test: str) -> None:
         """The test failed after its gates, in its teardown say."""
-        self.passed.discard(test)
+        self._note_not_passed(test)
+        if test in self.outcomes or test in self.skipped:
+            self.failed[test] = None
+
+    def note_end(self, test: str, *, failed: bool) -> None:
+        """Whether the test's last try failed."""
+        self.failed.pop(test, None)
+        if failed:
+            self.failed[test] = None
 
     def arrange(self, tests: Sequence[str]) -> None:
         """Put what was found into the order of the tests, whichever worker was first; others stay behind them."""
@@ -65,10 +88,11 @@ class Ledger:
 
         self.outcomes = {test: self.outcomes[test] for test in sorted(self.outcomes, key=place)}
         self.skipped = {test: self.skipped[test] for test in sorted(self.skipped, key=place)}
+        self.failed = dict.fromkeys(sorted(self.failed, key=place))
 
     def settle(self) -> None:
-        """Keep out what must not be recorded: values of tests that did not pass, and values that broke a limit in one
-        test though they kept those of another."""
+        """Keep out what must not be recorded, besides values of tests that did not pass: values that broke a limit in
+        one test though they kept those of another."""
         broken = {
             _hash(payload)
             for payloads in self.outcomes.values()
@@ -77,13 +101,8 @@ class Ledger:
         }
         for test, payloads in self.outcomes.items():
             for payload in payloads:
-                if payload["entry"] is None or (test in self.passed and _hash(payload) not in broken):
-                    continue
-                payload["entry"] = None
-                said = payload["record"].get("baseline")
-                if said is not None and said["verdict"] == "new":
-                    why = "another test's limit broke" if test in self.passed else "the test did not pass"
-                    said.update(verdict="missing", reason=f"not recorded: {why}")
+                if test in self.passed and payload["entry"] is not None and _hash(payload) in broken:
+                    _withhold(payload, "another test's limit broke")
 
     def write(self, root: Path) -> list[str]:
         """Merge what may be recorded into the baselines, one file a model. Returns a line for each file written.
@@ -132,6 +151,16 @@ class Ledger:
                 baseline.write(path, pruned)
                 lines.append(f"{counted(gone, 'measurement')} pruned from {_relative(path)}")
         return lines
+
+
+def _withhold(payload: Payload, why: str) -> None:
+    """Let a value not become a baseline."""
+    if payload["entry"] is None:
+        return
+    payload["entry"] = None
+    said = payload["record"].get("baseline")
+    if said is not None and said["verdict"] == "new":
+        said.update(verdict="missing", reason=f"not recorded: {why}")
 
 
 def _hash(payload: Payload) -> str:

@@ -14,6 +14,8 @@ from pytest_quant.run import CARRIED, JOURNAL, TARGET, GateFailure, Run
 
 OWN_FORMATS = pytest.StashKey[list[str]]()
 """Names of the formats that this run's test suite brought."""
+REPORTS = ("xmlpath", "htmlpath", "json_report")
+"""What asks pytest, pytest-html and pytest-json-report for a report that is told of the gates."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,6 +30,10 @@ def pytest_configure(config: pytest.Config) -> None:
     declarations.register_markers(config)
     run = config.stash[RUN] = Run(config)
     config.pluginmanager.register(fixtures, "quant-fixtures")
+    if any(getattr(config.option, name, None) for name in REPORTS) and not hasattr(config, "workerinput"):
+        from pytest_quant.integrations import register
+
+        register(config, run)
     config.pluginmanager.register(Listener(run), "quant-listener")
     config.stash[OWN_FORMATS] = []
     try:
@@ -217,8 +223,14 @@ class Listener:
         self._run.hear(report)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[None, Any, Any]:
+    """Before other plugins write their reports, in which our verdicts and the run's exit code are to be final."""
+    _finish(session, exitstatus)
+    return (yield)
+
+
+def _finish(session: pytest.Session, exitstatus: int) -> None:
     run = session.config.stash[RUN]
     only_looking = session.config.getoption("collectonly") or session.config.getoption("quant_plan")
     if hasattr(session.config, "workerinput") or not run.used or only_looking:

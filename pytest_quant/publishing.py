@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,10 @@ def _asked(told: Options) -> Iterable[tuple[str, Path, Write]]:
     """What the user wrote, the place and its writer, in the order of writing."""
     if told.json is not None:
         yield "--quant-json", told.json, _json
+    if told.markdown is not None:
+        yield "--quant-markdown", told.markdown, _markdown
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        yield "GITHUB_STEP_SUMMARY", Path(summary), _step_summary
 
 
 def _json(place: Path, record: Record) -> list[str]:
@@ -40,3 +45,17 @@ def _json(place: Path, record: Record) -> list[str]:
 
     write(place, record)
     return []
+
+
+def _markdown(place: Path, record: Record) -> list[str]:
+    from pytest_quant import atomic
+    from pytest_quant.report.markdown import render
+
+    atomic.replace(place, render(record).encode("utf-8"), prefix=place.name)
+    return []
+
+
+def _step_summary(place: Path, record: Record) -> list[str]:
+    from pytest_quant.report.step_summary import append
+
+    return append(place, record)

@@ -65,6 +65,7 @@ class Run:
         """Good news for the summary: what was written."""
         self.troubles: list[str] = []
         """What turns the run red besides failed tests."""
+        self._complete = True
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -197,6 +198,7 @@ class Run:
             self.ledger.note_failure(report.nodeid)
         if carried is None or str(report.outcome) == "rerun":  # which is what pytest-rerunfailures makes it
             return
+        self.ledger.note_end(report.nodeid, failed=report.failed)
         expected = hasattr(report, "wasxfail")
         if report.skipped and not expected:
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
@@ -373,13 +375,19 @@ class Run:
 
         left = [test for test in self.wanted if test not in self.ended]
         unnoticed = left if complete and not stopped else []
-        complete = complete and not left
+        complete = self._complete = complete and not left
         self.ledger.arrange(self.arranged)
         whole = set() if any("::" in argument for argument in self.config.args) else self.known_tests
         self.messages, self.troubles, written = close(
             self.ledger, self.options, self.known_tests, whole, complete=complete, never_ran=unnoticed
         )
         self.messages += self.keeper.finish(ended=complete and written and not stopped)
+
+    def record(self) -> dict[str, Any]:
+        """The run record, of a run that is finished."""
+        from pytest_quant.report.json import run_record
+
+        return run_record(self.ledger, self.troubles, complete=self._complete)
 
     def close(self) -> None:
         """Let go of what other processes wait for, and of what is still held where the run ended early: an engine's

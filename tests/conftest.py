@@ -27,6 +27,7 @@ def _same_everywhere(monkeypatch, tmp_path_factory):
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.delenv("GITHUB_SHA", raising=False)
     monkeypatch.delenv("CI_COMMIT_SHA", raising=False)
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 

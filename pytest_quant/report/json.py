@@ -27,6 +27,7 @@ def run_record(ledger: Ledger, troubles: Sequence[str] = (), *, complete: bool =
         "environment": surroundings,
         "measurements": ledger.records,
         "skipped": list(ledger.skipped.values()),
+        "failed": list(ledger.failed),
     }
     if troubles:
         record["troubles"] = list(troubles)

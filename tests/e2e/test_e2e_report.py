@@ -242,7 +242,7 @@ def test_the_run_record_has_no_null_and_no_nan(steady):
 
     walk(record)
     assert record["schema"] == 1
-    assert set(record) == {"schema", "environment", "measurements", "skipped"}
+    assert set(record) == {"schema", "environment", "measurements", "skipped", "failed"}
     assert len(record["measurements"]) == 11
     for measured in record["measurements"]:
         assert set(measured) >= {

@@ -1,0 +1,100 @@
+"""How a finished run stands, in words: red with the reason, green, or neither because it says nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_quant.counting import counted
+from pytest_quant.report.naming import shown_metric
+from pytest_quant.report.rows import LOUDEST, verdict
+
+_BROKEN = ("failed", "not-measured", "regressed")
+"""Verdicts that break a build whatever it was told, where a record does not say itself what broke it."""
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Of one run record."""
+
+    word: str
+    """``red``, ``green``, ``interrupted`` or ``empty``; of a run that is interrupted and broken, ``red``."""
+    text: str
+    """Why, as the rest of one sentence."""
+    broken: tuple[Mapping[str, Any], ...]
+    """Measurements that make the run red."""
+    elsewhere: tuple[str, ...]
+    """Tests that failed though none of their gates is broken."""
+
+
+def standing(record: Mapping[str, Any]) -> Standing:
+    """The standing of a run, from its record alone."""
+    measurements: Sequence[Mapping[str, Any]] = record["measurements"]
+    broken = tuple(each for each in measurements if _breaks(each, record))
+    of_gates = {each["test"] for each in broken}
+    elsewhere = tuple(test for test in record.get("failed", ()) if test not in of_gates)
+    troubles = record.get("troubles", ())
+    measured = any("value" in each for each in measurements)
+    interrupted = bool(record.get("incomplete"))
+    reasons = []
+    if broken:
+        reasons.append(f"{len(broken)} of {_gates(len(measurements))} broken: {_listed(broken)}")
+    if elsewhere:
+        whose = "its gates" if len(elsewhere) == 1 else "their gates"
+        reasons.append(f"{counted(len(elsewhere), 'test')} failed outside {whose}")
+    reasons += troubles[:1]
+    if len(troubles) > 1:
+        reasons.append(f"{counted(len(troubles) - 1, 'more error')} of the run")
+    unwell = list(reasons)
+    if interrupted:
+        reasons.append("the run was interrupted")
+    if not measured and not any(trouble.startswith("nothing was measured") for trouble in troubles):
+        reasons.append(_nothing(record))
+    if unwell:
+        return Standing("red", "; ".join(reasons), broken, elsewhere)
+    if interrupted:
+        rest = f"; until then {_counts(measurements)}" if measured else f"; {_nothing(record)}"
+        return Standing("interrupted", f"the run did not get to its end{rest}", broken, elsewhere)
+    if not measured:
+        return Standing("empty", f"{_nothing(record)}; this says nothing of any model", broken, elsewhere)
+    skipped = f"; {counted(len(record['skipped']), 'test')} skipped" if record["skipped"] else ""
+    expected = sum(bool(each.get("breaks")) for each in measurements)
+    but = f"; {expected} of them broken, as expected (xfail)" if expected else ""
+    held = "none is broken" if not expected else "none unexpectedly"
+    return Standing("green", f"of {_gates(len(measurements))} {held}: {_counts(measurements)}{but}{skipped}", (), ())
+
+
+def named(record: Mapping[str, Any]) -> str:
+    """A measurement in words: format and metric."""
+    return f"{record['format']} {shown_metric(record)}"
+
+
+def _breaks(measurement: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
+    if "failed" not in record:  # of a version that did not say
+        return verdict(measurement) in _BROKEN
+    return bool(measurement.get("breaks")) and measurement["test"] in record["failed"]
+
+
+def _listed(broken: Sequence[Mapping[str, Any]]) -> str:
+    said = list(dict.fromkeys(f"{named(each)} {verdict(each)}" for each in broken))
+    more = f" and {len(said) - _NAMED} more" if len(said) > _NAMED else ""
+    return ", ".join(said[:_NAMED]) + more
+
+
+def _counts(measurements: Sequence[Mapping[str, Any]]) -> str:
+    counts = Counter(map(verdict, measurements))
+    return ", ".join(f"{counts[word]} {word}" for word in reversed(LOUDEST) if counts[word])
+
+
+def _nothing(record: Mapping[str, Any]) -> str:
+    skipped = len(record["skipped"])
+    if skipped:
+        return f"nothing was measured, {'the only test was' if skipped == 1 else f'all {skipped} tests were'} skipped"
+    return "nothing was measured"
+
+
+def _gates(count: int) -> str:
+    return counted(count, "gate")
