@@ -14,7 +14,7 @@ _UNSEEN = re.compile(
 )
 """Control characters, halves of characters, and what changes the direction of writing."""
 _ACTIVE = re.compile(
-    r"[@`$\\|]|#\w|://|\bwww\.|\bmailto:|\bxmpp:|\bGH-\d|:[\w+-]+:"
+    r"[@`$\\|]|#\w|://|\bwww\.|\bmailto:|\bxmpp:|\bGH-\d|:(?:[\w+-]*[a-z][\w+-]*|100|1234):"
     r"|\b(?=[0-9a-f]*[0-9])(?=[0-9a-f]*[a-f])[0-9a-f]{7,40}\b",
     re.IGNORECASE,
 )
@@ -28,7 +28,7 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"}
 def prose(text: object, *, table: bool = False) -> str:
     """A text on one line, with every word of it shown as it is; ``table`` where it stands in a cell."""
     words = _clean(text).split()
-    return " ".join(_word(word, table, first=number == 0) for number, word in enumerate(words))
+    return " ".join(_word(word, table, first=number == 0 and not table) for number, word in enumerate(words))
 
 
 def code(text: object, *, table: bool = False) -> str:

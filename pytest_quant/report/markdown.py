@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import dedent
 from typing import Any
 
 from pytest_quant.counting import counted
@@ -78,7 +79,7 @@ def _broken(record: Mapping[str, Any], found: Standing) -> Iterable[_Section]:
 def _reason(measurement: Mapping[str, Any]) -> str:
     first, _, behind = explain([measurement]).partition("\n")
     said = f"\n❌ {prose(first)} ({code(measurement['test'])})\n"
-    return said + _details("what is behind it", block(behind) + "\n") if behind else said
+    return said + _details("what is behind it", block(dedent(behind)) + "\n") if behind else said
 
 
 def _details(summary: str, content: str) -> str:
@@ -114,10 +115,10 @@ def _baselines(record: Mapping[str, Any]) -> Iterable[_Section]:
     found = [each["baseline"]["verdict"] for each in record["measurements"] if each.get("baseline")]
     said = []
     if count := found.count("new"):
-        said.append(f"{count} new: from now on they are compared with, once quant-baselines is committed")
+        said.append(f"{count} new (compared with from now on, once they are committed)")
     said += [f"{found.count(word)} {word}" for word in LOUDEST if word not in ("new", "passed") and word in found]
     if said:
-        yield _Section([f"\nBaselines: {prose('; '.join(said))}.\n"])
+        yield _Section([f"\nBaselines: {prose(', '.join(said))}.\n"])
 
 
 def _notes(record: Mapping[str, Any]) -> Iterable[_Section]:
@@ -153,7 +154,8 @@ def _environment(record: Mapping[str, Any]) -> Iterable[_Section]:
     if said:
         yield _Section([f"\n{' · '.join(said)}\n"])
     if packages:
-        yield _folded("other versions", [f"- {prose(f'{name} {version}')}\n" for name, version in packages.items()])
+        others = ", ".join(f"{name} {version}" for name, version in packages.items())
+        yield _folded("other versions", [f"{prose(others)}\n"])
 
 
 def _folded(summary: str, rows: Sequence[str]) -> _Section:

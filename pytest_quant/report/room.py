@@ -8,8 +8,8 @@ from typing import Any
 from pytest_quant.gates.gate import LIMITS, MAIN
 from pytest_quant.report.margins import Margin, margins
 
-_MOST = 9.995
-"""Share of a budget beyond which it is no longer told how often it is used up."""
+_MANY = 9.995
+"""Share of a budget beyond which percent say nothing."""
 
 
 def room(record: Mapping[str, Any]) -> str:
@@ -31,7 +31,7 @@ def tightness(record: Mapping[str, Any]) -> float:
 def _tightness(margin: Margin) -> float:
     if margin.used is not None:
         return max(margin.used, 0.0)
-    return 0.0 if margin.room >= 0.0 else _MOST
+    return 0.0 if margin.room >= 0.0 else _MANY
 
 
 def _shown(record: Mapping[str, Any], margin: Margin) -> str:
@@ -42,9 +42,10 @@ def _shown(record: Mapping[str, Any], margin: Margin) -> str:
     said = f"{'at most ' if bound and side == 'left' else ''}{abs(margin.room):.3g}{unit} {side}"
     if margin.used is None:
         return said
-    if margin.used > _MOST:
-        return f"{said}, above 999% used"
-    return f"{said}, {'at least ' if bound else ''}{max(margin.used, 0.0):.0%} used"
+    least = "at least " if bound else ""
+    if margin.used > _MANY:
+        return f"{said}, {least}{margin.used:.3g}x the budget"
+    return f"{said}, {least}{max(margin.used, 0.0):.0%} used"
 
 
 def _is_lower_bound(record: Mapping[str, Any], name: str) -> bool:
