@@ -14,8 +14,8 @@ _UNSEEN = re.compile(
 )
 """Control characters, halves of characters, and what changes the direction of writing."""
 _ACTIVE = re.compile(
-    r"[@`$\\|]|#\w|://|\bwww\.|\bmailto:|\bxmpp:|\bGH-\d|:(?:[\w+-]*[a-z][\w+-]*|100|1234):"
-    r"|\b(?=[0-9a-f]*[0-9])(?=[0-9a-f]*[a-f])[0-9a-f]{7,40}\b",
+    r"[@`$\\|]|#\w|://|www\.|mailto:|xmpp:|gh-\d|:(?:(?![\d_+-]*:)[\w+-]+|[+-]1|100|1234):"
+    r"|(?<![0-9a-z])(?=[a-f]*[0-9])(?=[0-9]*[a-f])[0-9a-f]{7,40}(?![0-9a-z])",
     re.IGNORECASE,
 )
 """What GitHub makes links, pictures, code or formulas of, wherever it stands in a text."""

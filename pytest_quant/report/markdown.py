@@ -59,7 +59,9 @@ def _headline(found: Standing) -> str:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] if text[:1].islower() and " " in text else text
+    """With a capital where it begins with a word of ours: an error may begin with the name of a file."""
+    ours = text.startswith(("of ", "nothing ", "the run "))
+    return (text[0].upper() + text[1:] if ours else text).removesuffix(".")
 
 
 def _troubles(record: Mapping[str, Any]) -> Iterable[_Section]:

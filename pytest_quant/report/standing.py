@@ -45,7 +45,7 @@ def standing(record: Mapping[str, Any]) -> Standing:
     if elsewhere:
         whose = "its gates" if len(elsewhere) == 1 else "their gates"
         reasons.append(f"{counted(len(elsewhere), 'test')} failed outside {whose}")
-    reasons += troubles[:1]
+    reasons += [trouble.removesuffix(".") for trouble in troubles[:1]]
     if len(troubles) > 1:
         reasons.append(f"{counted(len(troubles) - 1, 'more error')} of the run")
     unwell = list(reasons)

@@ -30,10 +30,10 @@ HOSTILE = [
     "&amp; &#64;team",
     "@team/everyone",
     "see #123, GH-12 and org/repo#7",
-    "https://evil.example/ www.evil.example ftp://x mailto:a@b.example",
+    "https://evil.example/ www.evil.example _www.evil.example ftp://x mailto:a@b.example",
     "[text](javascript:alert(1)) ![](http://x/y.png) [ref]: /url",
     "*bold* _it_ ~~gone~~ __init__",
-    ":tada: $x^2$ $`y`$",
+    ":tada: :+1: :100: $x^2$ $`y`$",
     "0123456789abcdef0123456789abcdef01234567",
     "# heading",
     "- item",
@@ -136,7 +136,7 @@ def test_any_text_is_seen_as_it_is_outside_a_table(text):
     assert visible(rendered(block(text))).rstrip("\n") == "\n".join(text.splitlines()).rstrip("\n")
 
 
-ACTIVE = r"@\w|#\d|GH-\d|://|www\.|:tada:|\$|[0-9a-f]{40}"
+ACTIVE = r"@\w|#\d|GH-\d|://|www\.|:tada:|:\+1:|:100:|\$|[0-9a-f]{40}"
 """What GitHub looks for in the finished text, outside of code."""
 
 
@@ -280,6 +280,12 @@ def test_a_record_that_does_not_say_what_failed_is_judged_by_its_verdicts():
     found = standing(old)
     assert found.word == "red"
     assert len(found.broken) == 1
+
+
+def test_an_error_that_begins_with_a_file_keeps_its_name():
+    shown = render(record(troubles=["quant-baselines/cpu/m.json: schema: found 9."]))
+    assert "\n\nquant-baselines/cpu/m.json: schema: found 9; nothing was measured.\n" in shown
+    assert "- ❌ quant-baselines/cpu/m.json: schema: found 9.\n" in shown
 
 
 def test_too_long_a_run_is_cut_by_whole_rows_and_says_how_many():
