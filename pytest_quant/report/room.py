@@ -44,7 +44,8 @@ def _shown(record: Mapping[str, Any], margin: Margin) -> str:
         return said
     least = "at least " if bound else ""
     if margin.used > _MANY:
-        return f"{said}, {least}{margin.used:.3g}x the budget"
+        times = f"{margin.used:.3g}" if margin.used < 999.5 else f"{margin.used:,.0f}"
+        return f"{said}, {least}{times}x the budget"
     return f"{said}, {least}{max(margin.used, 0.0):.0%} used"
 
 

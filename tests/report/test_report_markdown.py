@@ -340,6 +340,7 @@ def test_a_run_without_anything_of_quantization_adds_nothing(tmp_path):
         (measured(value=-0.1), "1.1 ppl left, 0% used"),
         (measured(value=1.0), "0 ppl left, 100% used"),
         (measured(value=80.0), "79 ppl over, 80x the budget"),
+        (measured(value=2138.0), "2.14e+03 ppl over, 2,138x the budget"),
         (measured(limit={"max": 0.0}, value=0.1), "0.1 ppl over"),
         (measured(limit={}), ""),
         (measured(metric="throughput_ratio", limit={"min": 1.5}, value=3.0, unit="x"), "1.5x left, 50% used"),
