@@ -25,7 +25,7 @@ def test_a_plain_run_imports_nothing_heavy_and_starts_no_process(pytester):
     )
     pytester.makepyfile("def test_plain(): assert True")
     # other plugins of this environment may import and start what they like
-    others = ("benchmark", "xdist", "hypothesispytest", "pytest_jsonreport", "metadata")
+    others = ("benchmark", "xdist", "hypothesispytest", "html", "pytest_jsonreport", "metadata")
     result = pytester.runpytest_subprocess(*(word for name in others for word in ("-p", f"no:{name}")))
     result.assert_outcomes(passed=1)
     found = json.loads((pytester.path / "found.json").read_text())
