@@ -47,7 +47,9 @@ def close(
     troubles += _not_measured(ledger, told)
     if never_ran:
         (troubles if told.baseline and told.missing == "fail" else messages).append(_named(never_ran))
-    said, failed = publish(lambda: run_record(ledger, troubles, complete=complete), told)
+    places = (told.baseline_path, told.history, told.json, told.markdown, told.report)
+    own = [place for place in places if place is not None]
+    said, failed = publish(lambda: run_record(ledger, troubles, complete=complete, own=own), told)
     messages += said
     troubles += failed
     unwritten += len(failed)

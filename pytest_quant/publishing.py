@@ -32,12 +32,21 @@ def publish(finished: Callable[[], Record], told: Options) -> tuple[list[str], l
 
 def _asked(told: Options) -> Iterable[tuple[str, Path, Write]]:
     """What the user wrote, the place and its writer, in the order of writing."""
+    if told.history is not None:
+        yield "--quant-history", told.history, _history
     if told.json is not None:
         yield "--quant-json", told.json, _json
     if told.markdown is not None:
         yield "--quant-markdown", told.markdown, _markdown
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         yield "GITHUB_STEP_SUMMARY", Path(summary), _step_summary
+
+
+def _history(place: Path, record: Record) -> list[str]:
+    from pytest_quant.history.store import keep
+
+    kept = keep(place, record)
+    return [] if kept is None else [f"kept in the history as {kept}"]
 
 
 def _json(place: Path, record: Record) -> list[str]:

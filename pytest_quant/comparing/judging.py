@@ -12,6 +12,7 @@ from pytest_quant.comparing.sides import Item, Side, Unmeasured
 from pytest_quant.environment import changed_packages
 from pytest_quant.fallback import elsewhere
 from pytest_quant.gates.gate import QUALITY, SAMPLED, TIMED
+from pytest_quant.gates.measurement import Measurement
 from pytest_quant.gates.regression import MIN_EFFECT, Change, change, reference_change, withheld
 from pytest_quant.gates.verdict import Verdict
 
@@ -86,35 +87,42 @@ def _row(now: Item, then: Item, remark: str = "") -> Row:
     moved = judge(now, then)
     reasons = [text for text in (remark, moved.reason) if text]
     row = _of(now, moved.verdict, old=then, change=moved.shown, reason=": ".join(reasons))
-    if moved.verdict is Verdict.REGRESSED and (why := _stack(now, then)):
+    if moved.verdict is Verdict.REGRESSED and (why := stack(now, then)):
         row = replace(row, reason=f"{row.reason}; {why}")
     return _broken(row)
 
 
 def judge(now: Item, then: Item) -> Change:
-    """The change between two measurements of one identity.
+    """The change between two measurements of one identity; a part of the scores never tells a regression."""
+    return withheld(*paired(now, then))
 
-    Scores are paired as far as both sides hold them; a part of them never tells a regression. Two baselines do not say
-    how much each window counts, but both hold all windows, so that the difference of the whole means is the mean
-    difference.
+
+def paired(now: Item, then: Item, alpha: float | None = None) -> tuple[Measurement, Change]:
+    """What of ``now`` both sides hold, and the change of it: of a part of the scores what its interval tells, at the
+    error rate ``alpha`` or that of ``now``.
+
+    Two baselines do not say how much each window counts, but both hold all windows, so that the difference of the whole
+    means is the mean difference.
     """
     measured, accepted = now.measurement, then.entry
+    if alpha is not None:
+        measured = replace(measured, alpha=alpha)
     if measured.metric not in (*QUALITY, *SAMPLED) or not measured.scores or not accepted.scores:
-        return withheld(measured, change(measured, accepted, now.min_effect))
+        return measured, change(measured, accepted, now.min_effect)
     if measured.windows != then.measurement.windows and (
         measured.windows is None
         or then.measurement.windows is None
         or measured.windows[1] != then.measurement.windows[1]
     ):
-        return change(replace(measured, scores=None), accepted, now.min_effect)
+        return measured, change(replace(measured, scores=None), accepted, now.min_effect)
     weights = measured.weights or then.measurement.weights
     if weights is None:
-        return _of_wholes(now, then)
+        return measured, _of_wholes(now, then)
     known = min(len(measured.scores), len(accepted.scores), len(weights))
     total = measured.windows[1] if measured.windows else known
     measured = replace(measured, scores=measured.scores[:known], weights=weights[:known], windows=(known, total))
     accepted = replace(accepted, scores=accepted.scores[:known])
-    return withheld(measured, change(measured, accepted, now.min_effect, sampled=True))
+    return measured, change(measured, accepted, now.min_effect, sampled=True)
 
 
 def _of_wholes(now: Item, then: Item) -> Change:
@@ -207,7 +215,7 @@ def _broken(row: Row) -> Row:
     return replace(row, verdict=Verdict.FAILED, reason="; ".join(reasons))
 
 
-def _stack(now: Item, then: Item) -> str:
+def stack(now: Item, then: Item) -> str:
     """What else is known to have changed between the two: the reference's scores, libraries."""
     parts = []
     ours, theirs = now.entry.reference_scores, then.entry.reference_scores

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_quant import atomic, environment
+from pytest_quant import atomic, environment, git
 from pytest_quant.ledger import Ledger
 
 SCHEMA = 1
 
 
-def run_record(ledger: Ledger, troubles: Sequence[str] = (), *, complete: bool = True) -> dict[str, Any]:
-    """The record of a run; ``troubles`` are what makes it red besides failed tests."""
+def run_record(
+    ledger: Ledger, troubles: Sequence[str] = (), *, complete: bool = True, own: Collection[Path] = ()
+) -> dict[str, Any]:
+    """The record of a run; ``troubles`` are what makes it red besides failed tests, ``own`` files and folders that the
+    run writes, which are no changes of the working tree."""
     surroundings: dict[str, Any] = {
         "hardware": ledger.hardware,
         "packages": environment.packages(),
@@ -22,6 +25,8 @@ def run_record(ledger: Ledger, troubles: Sequence[str] = (), *, complete: bool =
     }
     if (sha := environment.commit()) is not None:
         surroundings["commit"] = sha
+        if git.dirty(Path.cwd(), own):
+            surroundings["dirty"] = True
     record = {
         "schema": SCHEMA,
         "environment": surroundings,

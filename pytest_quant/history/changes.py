@@ -1,0 +1,282 @@
+"""The first run at which a measurement moved beyond noise. Pure.
+
+**Scores and bytes.** Each run is compared with the level it should be at, by the rule that compares two runs
+(:func:`pytest_quant.comparing.judging.paired`): window by window, and only a change of more than the metric's smallest
+effect counts. Where all windows were scored no chance is left in that. The level is that of the *first* run after the
+last move (the first that saw most of the windows), never the neighbour: so that many small steps add up, and where they
+come to more than the effect it is told since when they do. That such a metric returns is a move again.
+
+**Speed, energy, cost.** Two runs of the same commit differ by more than each one's interval: by what else the machine
+did, its temperature, its placement. So a move needs two runs or more, one after the other, on the same side: each with
+an interval that leaves the level out, together at least the metric's smallest effect away, and by a t-test further than
+the runs of the level differ among themselves. One that returns is an ``outlier``; one that is the last is ``not
+confirmed yet``. The spread is that of all runs of the level and of the new one, outliers drawn in to
+:data:`_DRAWN_IN` robust deviations, and joined with a prior of :data:`_PRIOR_SPREAD` that counts as
+:data:`_PRIOR_FREEDOM` runs, so that young histories have one at all.
+
+**One error rate for everything.** With a probability of at least 1 - :data:`ERROR_RATE` a history in which nothing ever
+moves is never said to have moved, in any of its series, at any time that somebody looks: the error is divided among the
+series, the runs (1 / (i (i + 1)) for the i-th) and the lengths k of what follows (1 / (k (k - 1))), which sum to 1
+however long the history grows. Windows of which a part was scored get their share in the same way. That holds for
+speeds whose noise is about normal; tests/history simulates it, with heavier tails too.
+
+Libraries for change points (ruptures, BSD) segment one signal of numbers, by a penalty that has to be chosen for it:
+they know nothing of pairs of windows, from which nearly all there is to know comes, and keep no error rate while a
+history grows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from pytest_quant.comparing.judging import paired
+from pytest_quant.comparing.sides import Item
+from pytest_quant.gates.gate import QUALITY, SAMPLED, SCANNED, TIMED
+from pytest_quant.gates.regression import MIN_EFFECT, Change
+from pytest_quant.gates.verdict import Verdict
+from pytest_quant.stats.paired import paired_difference
+from pytest_quant.stats.student import two_sided
+
+ERROR_RATE = 0.01
+"""That anything in a history without a change is ever said to have moved."""
+_PRIOR_SPREAD = 0.03
+"""Standard deviation of a speed ratio's logarithm between runs of one commit, before any is known."""
+_PRIOR_FREEDOM = 4
+_DRAWN_IN = 3.0
+_LEVEL_RUNS = 16
+"""A speed's level is the median of so many first runs: later ones may have drifted."""
+_MEDIAN = math.sqrt(math.pi / 2.0)
+"""Standard error of a normal median over that of the mean, at most."""
+_MOVES = {Verdict.REGRESSED: "worse", Verdict.IMPROVED: "better"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is said of one run of a series; the numbers are places in the series."""
+
+    level: int
+    moved: str = ""
+    change: str = ""
+    event: str = ""
+    before: int | None = None
+    """Where it moved: the last run that was as before."""
+    began: int | None = None
+    """Where it drifted: the first run that was on its way."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is said of a series: of each run, and of the last against the level that was accepted last."""
+
+    runs: tuple[Finding, ...]
+    state: str = ""
+
+
+def find(items: Sequence[Item], accepted: Sequence[bool] = (), share: float = 1.0) -> Found:
+    """The moves of a series of measurements of one identity, in their order. ``accepted`` are runs whose number was
+    accepted as it is, ``share`` is the part of :data:`ERROR_RATE` that this series may spend."""
+    if not items:
+        return Found(())
+    marks = tuple(accepted) or (False,) * len(items)
+    if items[0].measurement.metric in TIMED:
+        return _timed(items, marks, ERROR_RATE * share)
+    return _stepwise(items, marks, ERROR_RATE * share)
+
+
+def _stepwise(items: Sequence[Item], accepted: Sequence[bool], alpha: float) -> Found:
+    """Each run against the first of its level."""
+    level, last, members, lost = 0, 0, [0], 0
+    agreed, state = 0, ""
+    findings = [Finding(0)]
+    for place in range(1, len(items)):
+        now = items[place]
+        seen = _change(now, items[last], alpha / (place * (place + 1)))
+        move = _MOVES.get(seen.verdict, "")
+        if not move:
+            undecided = seen.verdict in (Verdict.INCONCLUSIVE, Verdict.INCOMPARABLE)
+            lost = place if undecided else 0
+            findings.append(Finding(level, change=seen.shown, event=f"not judged: {seen.reason}" if undecided else ""))
+            if not undecided:
+                members.append(place)
+                last = place if _seen(now) > _seen(items[last]) else last
+        else:
+            whole, step = _by(now, items[last]), _by(now, items[members[-1]])
+            began = None if abs(step) >= abs(whole) / 2.0 else _began(items, last, members, place)
+            level += 1
+            findings.append(Finding(level, move, seen.shown, "", members[-1], began))
+            last, members, lost = place, [place], 0
+        if accepted[place]:
+            agreed = last
+        elif move == "better" and _change(now, items[agreed], alpha).verdict is not Verdict.REGRESSED:
+            agreed = place
+    if lost:
+        state = "open"
+    elif len(items) > 1:
+        verdict = _change(items[last], items[agreed], alpha).verdict if last != agreed else Verdict.PASSED
+        state = _MOVES.get(verdict, "same")
+    return Found(tuple(findings), state)
+
+
+def _change(now: Item, then: Item, alpha: float) -> Change:
+    if now.measurement.conditions or then.measurement.conditions:
+        disturbed = now.measurement.conditions or then.measurement.conditions
+        return Change(Verdict.INCONCLUSIVE, "", "; ".join(text for _, text in disturbed))
+    return paired(now, then, alpha)[1]
+
+
+def _seen(item: Item) -> int:
+    return len(item.measurement.scores or ())
+
+
+def _by(now: Item, then: Item) -> float:
+    """By how much two measurements differ, in the unit of the metric's smallest effect."""
+    one, other = now.measurement, then.measurement
+    if one.metric in (*QUALITY, *SAMPLED) and one.scores and other.scores:
+        weights = one.weights or other.weights or (1.0,) * len(one.scores)
+        known = min(len(one.scores), len(other.scores), len(weights))
+        return paired_difference(one.scores[:known], other.scores[:known], weights[:known]).mean
+    if one.metric in SCANNED or other.value == 0.0:
+        return one.value - other.value
+    return one.value / other.value - 1.0
+
+
+def _began(items: Sequence[Item], last: int, members: Sequence[int], place: int) -> int:
+    """The first run of a drift: after the last that was still near the level."""
+    whole = abs(_by(items[place], items[last]))
+    near = [each for each in members if abs(_by(items[each], items[last])) <= 0.1 * whole]
+    path = [*members, place]
+    return path[path.index(near[-1]) + 1] if near else path[0]
+
+
+@dataclass(frozen=True)
+class _Ratio:
+    """The logarithm of a ratio and of its interval's ends, so that twice and half are as far; larger is worse."""
+
+    value: float
+    low: float
+    high: float
+    trouble: str = ""
+    """Why it cannot be judged."""
+
+
+def _ratio(item: Item) -> _Ratio:
+    quantity, metric = item.measurement.quantity, item.measurement.metric
+    if item.measurement.conditions:
+        return _Ratio(0.0, 0.0, 0.0, "; ".join(text for _, text in item.measurement.conditions))
+    if not (quantity.value > 0.0 and quantity.low > 0.0 and math.isfinite(quantity.high)):
+        return _Ratio(0.0, 0.0, 0.0, "too few rounds: its interval has no end")
+    ends = sorted(math.log(end) for end in (quantity.low, quantity.high))
+    value = math.log(quantity.value)
+    return _Ratio(-value, -ends[1], -ends[0]) if metric == "throughput_ratio" else _Ratio(value, ends[0], ends[1])
+
+
+def _timed(items: Sequence[Item], accepted: Sequence[bool], alpha: float) -> Found:
+    """Runs after the level's, together against all of it."""
+    ratios = [_ratio(item) for item in items]
+    findings = [Finding(0, event=f"not judged: {each.trouble}" if each.trouble else "") for each in ratios]
+    effects = [MIN_EFFECT[i.measurement.metric] if i.min_effect is None else i.min_effect for i in items]
+    usable = [place for place, each in enumerate(ratios) if not each.trouble]
+    level, members, pending = 0, usable[:1], False
+    agreed = _level(ratios, members) if members else 0.0
+    number = 1
+    while number < len(usable):
+        place = usable[number]
+        here = _level(ratios, members)
+        effect = -math.log1p(-min(effects[place], 0.99))
+        group, returned = _group(ratios, usable[number:], here, effect)
+        confirmed = next((k for k in range(2, len(group) + 1) if _apart(ratios, members, group[:k], effect, alpha)), 0)
+        if confirmed:
+            new = _level(ratios, group[:confirmed])
+            start = next(k for k, each in enumerate(group) if _nearer(ratios[each].value, new, here))
+            members += usable[number : usable.index(group[start])]
+            level += 1
+            move = "worse" if new > here else "better"
+            near = ratios[members[-1]].value
+            began = None if abs(new - near) >= abs(new - here) / 2.0 else _crept(ratios, members, group[start], here)
+            shown = _shown(items[place].measurement.metric, new - here)
+            findings[group[start]] = Finding(level, move, shown, "", members[-1], began)
+            members = [each for each in usable if group[start] <= each <= group[confirmed - 1]]
+            for each in range(group[start] + 1, len(items)):
+                findings[each] = replace(findings[each], level=level)
+            number = usable.index(group[confirmed - 1]) + 1
+            agreed = new if move == "better" and new < agreed else agreed
+            if any(accepted[each] for each in members):
+                agreed = new
+            continue
+        far = bool(group) and group[0] == place and abs(_of(ratios, place, here)) >= effect
+        shown = _shown(items[place].measurement.metric, _of(ratios, place, here))
+        event = ("outlier" if returned else "not confirmed yet") if far else ""
+        pending = pending or event == "not confirmed yet"
+        findings[place] = replace(findings[place], change=shown, event=event)
+        members = [*members, place]
+        if accepted[place] and not event:
+            agreed = _level(ratios, members)
+        number += 1
+    if len(usable) < 2:
+        return Found(tuple(findings))
+    moved = _level(ratios, members) - agreed
+    least = -math.log1p(-min(effects[usable[-1]], 0.99))
+    state = "open" if pending else "worse" if moved >= least else "better" if moved <= -least else "same"
+    return Found(tuple(findings), state)
+
+
+def _level(ratios: Sequence[_Ratio], members: Sequence[int]) -> float:
+    return median(ratios[each].value for each in members[:_LEVEL_RUNS])
+
+
+def _nearer(value: float, one: float, other: float) -> bool:
+    return abs(value - one) < abs(value - other)
+
+
+def _of(ratios: Sequence[_Ratio], place: int, here: float) -> float:
+    return ratios[place].value - here
+
+
+def _group(ratios: Sequence[_Ratio], places: Sequence[int], here: float, effect: float) -> tuple[list[int], bool]:
+    """The runs from the first of ``places`` on that lie to the same side of the level, more than half the effect away;
+    and whether another one returned. Those whose interval holds the level speak neither for it nor against it."""
+    first = ratios[places[0]]
+    away = first.value - here
+    if abs(away) < effect / 2.0 or first.low <= here <= first.high:
+        return [], False
+    group: list[int] = []
+    for place in places:
+        each = ratios[place]
+        by = (each.value - here) * math.copysign(1.0, away)
+        if by < effect / 2.0:
+            return group, True
+        if not each.low <= here <= each.high:
+            group.append(place)
+    return group, False
+
+
+def _apart(ratios: Sequence[_Ratio], members: Sequence[int], group: Sequence[int], effect: float, alpha: float) -> bool:
+    """Whether a group of runs differs from those of the level by the effect or more, and beyond their spread."""
+    here, there = _level(ratios, members), _level(ratios, group)
+    if abs(there - here) < effect:
+        return False
+    rests = [ratios[each].value - here for each in members] + [ratios[each].value - there for each in group]
+    robust = max(1.4826 * median(map(abs, rests)), _PRIOR_SPREAD)
+    squares = math.fsum(min(abs(rest), _DRAWN_IN * robust) ** 2 for rest in rests)
+    freedom = _PRIOR_FREEDOM + len(rests) - 2
+    variance = (_PRIOR_FREEDOM * _PRIOR_SPREAD**2 + squares) / freedom
+    level = min(len(members), _LEVEL_RUNS)
+    error = _MEDIAN * math.sqrt(variance * (1.0 / level + 1.0 / len(group)))
+    place, k = group[0], len(group)
+    return two_sided((there - here) / error, freedom) <= alpha / (place * (place + 1) * k * (k - 1))
+
+
+def _crept(ratios: Sequence[_Ratio], members: Sequence[int], place: int, here: float) -> int:
+    """The first run of a drift, as :func:`_began`."""
+    whole = abs(ratios[place].value - here)
+    near = [each for each in members if abs(ratios[each].value - here) <= 0.25 * whole]
+    path = [*members, place]
+    return path[path.index(near[-1]) + 1] if near else path[0]
+
+
+def _shown(metric: str, by: float) -> str:
+    """A change of the logarithm, larger being worse, as one of the ratio."""
+    return f"{math.expm1(-by if metric == 'throughput_ratio' else by):+.1%}"
