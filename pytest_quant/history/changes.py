@@ -7,16 +7,15 @@ last move (the first that saw most of the windows), never the neighbour: so that
 come to more than the effect it is told since when they do. That such a metric returns is a move again.
 
 **Speed, energy, cost.** Two runs of the same commit differ by more than each one's interval: by what else the machine
-did, its temperature, its placement. So a move needs two runs or more, one after the other, on the same side: each with
-an interval that leaves the level out, together at least the metric's smallest effect away, and by a t-test further than
-the runs of the level differ among themselves. One that returns is an ``outlier``; one that is the last is ``not
-confirmed yet``. The spread is that of all runs of the level and of the new one, outliers drawn in to
-:data:`_DRAWN_IN` robust deviations, and joined with a prior of :data:`_PRIOR_SPREAD` that counts as
-:data:`_PRIOR_FREEDOM` runs, so that young histories have one at all.
+did, its temperature, its placement. So a move needs three runs or more, one after the other, on the same side: each
+with an interval that leaves the level out, together at least the metric's smallest effect away, and by a t-test further
+than the runs of the level differ among themselves. What returns before is an ``outlier``; what is too young to tell is
+``not confirmed yet``. The spread is that of all runs of the level and of the new one, joined with a prior of
+:data:`_PRIOR_SPREAD` that counts as :data:`_PRIOR_FREEDOM` runs, so that young histories have one at all.
 
 **One error rate for everything.** With a probability of at least 1 - :data:`ERROR_RATE` a history in which nothing ever
 moves is never said to have moved, in any of its series, at any time that somebody looks: the error is divided among the
-series, the runs (1 / (i (i + 1)) for the i-th) and the lengths k of what follows (1 / (k (k - 1))), which sum to 1
+series, the runs (1 / (i (i + 1)) for the i-th) and the lengths k of what follows (2 / (k (k - 1))), which sum to 1
 however long the history grows. Windows of which a part was scored get their share in the same way. That holds for
 speeds whose noise is about normal; tests/history simulates it, with heavier tails too.
 
@@ -42,10 +41,11 @@ from pytest_quant.stats.student import two_sided
 
 ERROR_RATE = 0.01
 """That anything in a history without a change is ever said to have moved."""
-_PRIOR_SPREAD = 0.03
+_PRIOR_SPREAD = 0.05
 """Standard deviation of a speed ratio's logarithm between runs of one commit, before any is known."""
 _PRIOR_FREEDOM = 4
-_DRAWN_IN = 3.0
+_AGREE = 3
+"""So many runs in a row are a move at the soonest: what disturbs one run often disturbs the next."""
 _LEVEL_RUNS = 16
 """A speed's level is the median of so many first runs: later ones may have drifted."""
 _MEDIAN = math.sqrt(math.pi / 2.0)
@@ -187,7 +187,9 @@ def _timed(items: Sequence[Item], accepted: Sequence[bool], alpha: float) -> Fou
         here = _level(ratios, members)
         effect = -math.log1p(-min(effects[place], 0.99))
         group, returned = _group(ratios, usable[number:], here, effect)
-        confirmed = next((k for k in range(2, len(group) + 1) if _apart(ratios, members, group[:k], effect, alpha)), 0)
+        confirmed = next(
+            (k for k in range(_AGREE, len(group) + 1) if _apart(ratios, members, group[:k], effect, alpha)), 0
+        )
         if confirmed:
             new = _level(ratios, group[:confirmed])
             start = next(k for k, each in enumerate(group) if _nearer(ratios[each].value, new, here))
@@ -195,7 +197,8 @@ def _timed(items: Sequence[Item], accepted: Sequence[bool], alpha: float) -> Fou
             level += 1
             move = "worse" if new > here else "better"
             near = ratios[members[-1]].value
-            began = None if abs(new - near) >= abs(new - here) / 2.0 else _crept(ratios, members, group[start], here)
+            step = abs(ratios[group[start]].value - near) >= abs(new - here) / 2.0
+            began = None if step else _crept(ratios, members, group[start], here)
             shown = _shown(items[place].measurement.metric, new - here)
             findings[group[start]] = Finding(level, move, shown, "", members[-1], began)
             members = [each for each in usable if group[start] <= each <= group[confirmed - 1]]
@@ -259,14 +262,13 @@ def _apart(ratios: Sequence[_Ratio], members: Sequence[int], group: Sequence[int
     if abs(there - here) < effect:
         return False
     rests = [ratios[each].value - here for each in members] + [ratios[each].value - there for each in group]
-    robust = max(1.4826 * median(map(abs, rests)), _PRIOR_SPREAD)
-    squares = math.fsum(min(abs(rest), _DRAWN_IN * robust) ** 2 for rest in rests)
+    squares = math.fsum(rest**2 for rest in rests)
     freedom = _PRIOR_FREEDOM + len(rests) - 2
     variance = (_PRIOR_FREEDOM * _PRIOR_SPREAD**2 + squares) / freedom
     level = min(len(members), _LEVEL_RUNS)
     error = _MEDIAN * math.sqrt(variance * (1.0 / level + 1.0 / len(group)))
     place, k = group[0], len(group)
-    return two_sided((there - here) / error, freedom) <= alpha / (place * (place + 1) * k * (k - 1))
+    return two_sided((there - here) / error, freedom) <= (_AGREE - 1) * alpha / (place * (place + 1) * k * (k - 1))
 
 
 def _crept(ratios: Sequence[_Ratio], members: Sequence[int], place: int, here: float) -> int:
