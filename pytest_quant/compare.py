@@ -29,7 +29,9 @@ def add(commands: Subparsers) -> None:
     parser = commands.add_parser(
         "compare", help="two runs or baselines, measurement by measurement", description=_DESCRIPTION, epilog=_EXAMPLES
     )
-    parser.add_argument("old", metavar="OLD", help="a folder of baselines, a baseline file or a run record")
+    parser.add_argument(
+        "old", metavar="OLD", help="a folder of baselines, a baseline file, a run record, or HISTORY@COMMIT"
+    )
     parser.add_argument("new", metavar="NEW", help="the same, of later")
     parser.add_argument("--fail", action="store_true", help="say by the exit code what was found")
     parser.add_argument("--allow-missing", action="store_true", help="no exit code 2 for what NEW does not have")

@@ -1,4 +1,4 @@
-"""One of two sides that are compared: a folder of baselines, a baseline file, or a run record."""
+"""One of two sides that are compared: a folder of baselines, a baseline file, a run record, or a run that was kept."""
 
 from __future__ import annotations
 
@@ -75,11 +75,15 @@ class Side:
 def read(place: Path) -> Side:
     """The side at ``place``. Raises :class:`QuantError` where it is nothing of the kind; a damaged file of a folder is
     told in ``damaged``, and the others count."""
-    from pytest_quant.comparing import run_record
+    from pytest_quant.comparing import kept, run_record
 
+    if (asked := kept.asked(place)) is not None:
+        return kept.side(*asked)
     if not place.is_dir() and (data := run_record.load(place)) is not None:
         return run_record.side(data, place)
     found = baseline.contents(place)
+    if not found.files and kept.is_history(place):
+        raise QuantError(f"{place}: holds runs, not baselines. Name one of them: {place}@COMMIT, or {place}@latest.")
     if not found.files and not found.damaged:
         raise QuantError(f"{place}: holds no baselines, so there is nothing to compare. Name a folder that does.")
     items: dict[tuple[str, str, tuple[str, str, str]], Item] = {}
