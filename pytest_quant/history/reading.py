@@ -181,6 +181,7 @@ def _series(
         name=measured.metric,
         hardware_name=str(hardware.get("name", "")),
         state=state,
+        test=last.item.test,
         behind=len(later),
     )
 

@@ -65,6 +65,8 @@ class Series:
     state: str = ""
     """Of the last run against the level that was accepted last: ``worse``, ``better``, ``same``, ``open`` where it
     could not be told, empty where there is nothing to compare with."""
+    test: str = ""
+    """The node id of the last run's test."""
     behind: int = 0
     """Later runs on this hardware that do not have this measurement."""
 

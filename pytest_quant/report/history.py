@@ -45,10 +45,15 @@ def table(series: Sequence[Series], *, pictures: bool = True) -> list[str]:
         block = [each for each in series if (each.hardware, each.model) == (key, model)]
         name = next((each.hardware_name for each in block if each.hardware_name), "")
         lines += ["", f"{model} on {f'{name} ({key})' if name else key}"]
-        lines += aligned([_HEADERS, *(_cells(each, _BLOCKS if pictures else _PLAIN) for each in block)])
-        for each in block:
-            for event in _events(each):
+        names = _names(block)
+        ramp = _BLOCKS if pictures else _PLAIN
+        lines += aligned([_HEADERS, *(_cells(each, name, ramp) for each, name in zip(block, names, strict=True))])
+        for each, name in zip(block, names, strict=True):
+            for event in _events(each, f"{each.format} {name}"):
                 lines += _filled(event)
+        behind = [f"{each.format} {name}" for each, name in zip(block, names, strict=True) if each.behind]
+        if behind:
+            lines += _filled([f"not in the last run of this hardware: {', '.join(behind)}"])
     return lines[1:]
 
 
@@ -75,11 +80,22 @@ def _present(data: dict[str, Any], *without: str) -> dict[str, Any]:
     return {name: value for name, value in data.items() if name not in without and value not in (None, "")}
 
 
-def _cells(series: Series, ramp: str) -> tuple[str, ...]:
+def _names(block: Sequence[Series]) -> list[str]:
+    """What each metric is called; with its test where two of a format have one name."""
+    counts = Counter((each.format, each.metric) for each in block)
+    return [
+        f"{each.metric} ({each.test.rpartition('::')[2].partition('[')[0]})"
+        if counts[each.format, each.metric] > 1
+        else each.metric
+        for each in block
+    ]
+
+
+def _cells(series: Series, name: str, ramp: str) -> tuple[str, ...]:
     points = series.points
     return (
         series.format,
-        series.metric,
+        name,
         str(len(points)),
         _value(points[0].value, series.unit),
         _value(points[-1].value, series.unit),
@@ -103,10 +119,9 @@ def _trend(values: Sequence[float], ramp: str) -> str:
     return "".join(ramp[round((value - low) / (high - low) * steps)] for value in values)
 
 
-def _events(series: Series) -> Iterator[list[str]]:
+def _events(series: Series, head: str) -> Iterator[list[str]]:
     """What happened, a list of sentences each."""
     for point in series.points:
-        head = f"{series.format} {series.metric}"
         if point.moved:
             drifted = f", drifting since {point.began[:10]}" if point.began else ""
             yield [f"{head}: {point.moved} at {_named(point)}{drifted}", point.reason, _next(point)]
@@ -114,9 +129,7 @@ def _events(series: Series) -> Iterator[list[str]]:
             by = f" ({point.change})" if point.change else ""
             yield [f"{head}: {point.event} at {_named(point)}{by}", *([point.reason] if point.reason else [])]
     if series.state == "open" and series.points[-1].event.startswith("not judged"):
-        yield [f"{series.format} {series.metric}: {series.points[-1].event}"]
-    if series.behind:
-        yield [f"{series.format} {series.metric}: not in the last {counted(series.behind, 'run')} of this hardware"]
+        yield [f"{head}: {series.points[-1].event}"]
 
 
 def _named(point: Point) -> str:

@@ -91,7 +91,18 @@ def test_a_commit_with_changes_beside_it_is_said(tmp_path, capsys):
 def test_what_is_not_measured_any_more_is_said(tmp_path, capsys):
     history(tmp_path, [measured(), speed(1.5)], [measured(), speed(1.5)], [measured()], [measured()])
     command("history", tmp_path)
-    assert "nf4 decode speed: not in the last 2 runs of this hardware" in capsys.readouterr().out
+    assert "not in the last run of this hardware: nf4 decode speed" in capsys.readouterr().out
+
+
+def test_two_series_of_one_name_are_told_apart_by_their_tests(tmp_path, capsys):
+    other = measured(test="test_it.py::test_long[nf4]")
+    other["identity"] = {**other["identity"], "protocol": {"name": "gptq-2048"}}
+    history(tmp_path, [measured(), other], [measured(), other])
+    command("history", tmp_path)
+    printed = capsys.readouterr().out
+    assert "perplexity (test_it) " in printed
+    assert "perplexity (test_long) " in printed
+    assert "another" not in printed
 
 
 def test_a_kept_run_is_compared_by_its_commit(folder, tmp_path, capsys):
