@@ -29,6 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from statistics import median
 
 from pytest_quant.comparing.judging import paired
@@ -50,6 +51,7 @@ _LEVEL_RUNS = 16
 """A speed's level is the median of so many first runs: later ones may have drifted."""
 _MEDIAN = math.sqrt(math.pi / 2.0)
 """Standard error of a normal median over that of the mean, at most."""
+_YOUNG = "not confirmed yet"
 _MOVES = {Verdict.REGRESSED: "worse", Verdict.IMPROVED: "better"}
 
 
@@ -88,8 +90,8 @@ def find(items: Sequence[Item], accepted: Sequence[bool] = (), share: float = 1.
 
 def _stepwise(items: Sequence[Item], accepted: Sequence[bool], alpha: float) -> Found:
     """Each run against the first of its level."""
-    level, last, members, lost = 0, 0, [0], 0
-    agreed, state = 0, ""
+    level, last, members, lost = 0, 0, [0], False
+    agreed, then = 0, 0  # the level that was accepted last, and its run
     findings = [Finding(0)]
     for place in range(1, len(items)):
         now = items[place]
@@ -97,7 +99,7 @@ def _stepwise(items: Sequence[Item], accepted: Sequence[bool], alpha: float) -> 
         move = _MOVES.get(seen.verdict, "")
         if not move:
             undecided = seen.verdict in (Verdict.INCONCLUSIVE, Verdict.INCOMPARABLE)
-            lost = place if undecided else 0
+            lost = undecided
             findings.append(Finding(level, change=seen.shown, event=f"not judged: {seen.reason}" if undecided else ""))
             if not undecided:
                 members.append(place)
@@ -107,17 +109,15 @@ def _stepwise(items: Sequence[Item], accepted: Sequence[bool], alpha: float) -> 
             began = None if abs(step) >= abs(whole) / 2.0 else _began(items, last, members, place)
             level += 1
             findings.append(Finding(level, move, seen.shown, "", members[-1], began))
-            last, members, lost = place, [place], 0
-        if accepted[place]:
-            agreed = last
-        elif move == "better" and _change(now, items[agreed], alpha).verdict is not Verdict.REGRESSED:
-            agreed = place
-    if lost:
-        state = "open"
-    elif len(items) > 1:
-        verdict = _change(items[last], items[agreed], alpha).verdict if last != agreed else Verdict.PASSED
-        state = _MOVES.get(verdict, "same")
-    return Found(tuple(findings), state)
+            last, members, lost = place, [place], False
+        better = move == "better" and _change(now, items[then], alpha).verdict is not Verdict.REGRESSED
+        if accepted[place] or better:
+            agreed, then = level, last
+    if len(items) < 2:
+        return Found(tuple(findings))
+    if lost or level == agreed:
+        return Found(tuple(findings), "open" if lost else "same")
+    return Found(tuple(findings), _MOVES.get(_change(items[last], items[then], alpha).verdict, "same"))
 
 
 def _change(now: Item, then: Item, alpha: float) -> Change:
@@ -179,8 +179,8 @@ def _timed(items: Sequence[Item], accepted: Sequence[bool], alpha: float) -> Fou
     findings = [Finding(0, event=f"not judged: {each.trouble}" if each.trouble else "") for each in ratios]
     effects = [MIN_EFFECT[i.measurement.metric] if i.min_effect is None else i.min_effect for i in items]
     usable = [place for place, each in enumerate(ratios) if not each.trouble]
-    level, members, pending = 0, usable[:1], False
-    agreed = _level(ratios, members) if members else 0.0
+    level, members = 0, usable[:1]
+    agreed, settled = 0, 0.0  # the level that was accepted last, and where it lay
     number = 1
     while number < len(usable):
         place = usable[number]
@@ -205,25 +205,28 @@ def _timed(items: Sequence[Item], accepted: Sequence[bool], alpha: float) -> Fou
             for each in range(group[start] + 1, len(items)):
                 findings[each] = replace(findings[each], level=level)
             number = usable.index(group[confirmed - 1]) + 1
-            agreed = new if move == "better" and new < agreed else agreed
-            if any(accepted[each] for each in members):
-                agreed = new
+            settled = here if agreed == level - 1 else settled
+            if new <= settled or any(accepted[each] for each in members):
+                agreed = level
             continue
         far = bool(group) and group[0] == place and abs(_of(ratios, place, here)) >= effect
         shown = _shown(items[place].measurement.metric, _of(ratios, place, here))
-        event = ("outlier" if returned else "not confirmed yet") if far else ""
-        pending = pending or event == "not confirmed yet"
+        event = ("outlier" if returned else _YOUNG) if far else ""
         findings[place] = replace(findings[place], change=shown, event=event)
         members = [*members, place]
         if accepted[place] and not event:
-            agreed = _level(ratios, members)
+            agreed = level
         number += 1
     if len(usable) < 2:
         return Found(tuple(findings))
-    moved = _level(ratios, members) - agreed
-    least = -math.log1p(-min(effects[usable[-1]], 0.99))
-    state = "open" if pending else "worse" if moved >= least else "better" if moved <= -least else "same"
-    return Found(tuple(findings), state)
+    young = list(takewhile(lambda each: findings[each].event == _YOUNG, reversed(usable)))
+    for place, each in enumerate(findings):
+        if each.event == _YOUNG and place not in young:  # the level has come to it since
+            findings[place] = replace(each, event="")
+    if young or level == agreed:
+        return Found(tuple(findings), "open" if young else "same")
+    moved = _level(ratios, members) - settled
+    return Found(tuple(findings), "worse" if moved >= -math.log1p(-min(effects[usable[-1]], 0.99)) else "same")
 
 
 def _level(ratios: Sequence[_Ratio], members: Sequence[int]) -> float:

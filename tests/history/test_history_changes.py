@@ -131,6 +131,25 @@ def test_runs_that_stay_slow_have_moved(tmp_path):
     assert series.points[5].change.startswith("-4")
 
 
+def test_a_first_run_that_was_fast_by_chance_makes_no_other_worse(tmp_path):
+    series = only(history(tmp_path, *([speed(value)] for value in (1.8, 1.5, 1.52, 1.49, 1.51, 1.5))))
+    assert (moves(series), series.state) == ({}, "same")
+
+
+def test_speed_that_came_back_is_as_accepted_and_half_of_it_is_not(tmp_path):
+    usual, slow, half = [1.5] * 6, [0.75] * 6, [1.1] * 8
+    back = only(history(tmp_path / "back", *([speed(value)] for value in (*usual, *slow, *usual))))
+    assert (moves(back), back.state) == ({6: "worse", 12: "better"}, "same")
+    partly = only(history(tmp_path / "partly", *([speed(value)] for value in (*usual, *slow, *half))))
+    assert (moves(partly), partly.state) == ({6: "worse", 12: "better"}, "worse")
+
+
+def test_a_slower_speed_that_a_baseline_accepts_is_accepted(tmp_path):
+    runs = [[speed(1.5)]] * 6 + [[speed(0.75)]] * 4 + [[speed(0.75, baseline={"verdict": "passed"})]]
+    series = only(history(tmp_path, *runs))
+    assert (moves(series), series.state) == ({6: "worse"}, "same")
+
+
 def test_a_disturbed_run_counts_for_nothing(tmp_path):
     hot = [{"name": "hot", "text": "the device was hot"}]
     runs = [[speed(1.5)] for _ in range(5)] + [[speed(0.8, conditions=hot)] for _ in range(3)]
