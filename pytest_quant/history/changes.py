@@ -220,9 +220,9 @@ def _timed(items: Sequence[Item], accepted: Sequence[bool], alpha: float) -> Fou
     if len(usable) < 2:
         return Found(tuple(findings))
     young = list(takewhile(lambda each: findings[each].event == _YOUNG, reversed(usable)))
-    for place, each in enumerate(findings):
-        if each.event == _YOUNG and place not in young:  # the level has come to it since
-            findings[place] = replace(each, event="")
+    for earlier, finding in enumerate(findings):
+        if finding.event == _YOUNG and earlier not in young:  # the level has come to it since
+            findings[earlier] = replace(finding, event="")
     if young or level == agreed:
         return Found(tuple(findings), "open" if young else "same")
     moved = _level(ratios, members) - settled
