@@ -39,12 +39,22 @@ class Ceiling:
 
     def described(self, speeds: Sequence[float]) -> dict[str, Any]:
         """As it goes into records, with the share of it that runs of these speeds reached."""
+        found = self.bound
+        peaks = {
+            "bandwidth": found.read / found.bandwidth_seconds if found.bandwidth_seconds else None,
+            "peak_operations": found.operations / found.compute_seconds if found.compute_seconds else None,
+        }
         return {
             "tokens_per_second": self.speed,
             "share": median(speeds) / self.speed,
-            "regime": self.bound.regime,
-            "intensity": self.bound.intensity,
-            "arithmetic": self.bound.arithmetic(),
+            "regime": found.regime,
+            "intensity": found.intensity,
+            "arithmetic": found.arithmetic(),
+            "seconds": found.seconds,
+            "operations": found.operations,
+            "numeric": found.numeric,
+            "rates": "measured" if self.measured else "published",
+            **{name: rate for name, rate in peaks.items() if rate is not None},
         }
 
 

@@ -1,0 +1,147 @@
+"""The page: one file, no network, the same bytes for the same records."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pytest_quant import __version__, atomic
+from pytest_quant.errors import UsageError
+from pytest_quant.report.html import layers, narrowing, rooflines, timeline, tradeoff, view
+from pytest_quant.report.html.drawing import Picture, Plot, draw
+
+Record = Mapping[str, Any]
+LIBRARIES = ("altair", "vl_convert", "jinja2")
+
+
+@dataclass(frozen=True)
+class Section:
+    """Pictures of one kind."""
+
+    name: str
+    """Its anchor."""
+    title: str
+    lead: str
+    pictures: tuple[Picture, ...]
+    notes: tuple[str, ...]
+
+
+def check_libraries() -> None:
+    """:class:`UsageError` where what the page is drawn with is not installed; nothing is imported."""
+    from importlib.util import find_spec
+
+    if missing := [name for name in LIBRARIES if find_spec(name) is None]:
+        raise UsageError(f"an HTML report needs {', '.join(missing)}: pip install 'pytest-quant[report]'")
+
+
+def write(place: Path, records: Sequence[Record], history: timeline.History | None = None) -> None:
+    """Write the page of run records in one piece. :class:`OSError` where the system refuses, and
+    :class:`~pytest_quant.errors.QuantError` for a record that is not as docs/run-record.md says."""
+    atomic.replace(place, render(records, history).encode("utf-8"), prefix=place.name)
+
+
+def render(records: Sequence[Record], history: timeline.History | None = None) -> str:
+    """The page as text."""
+    import jinja2
+
+    told = view.page(records, __version__)
+    style, script = _file("style.css"), _file("script.js")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(_file("page.html.jinja")).render(
+        page=told,
+        sections=tuple(_sections(records, told, history)),
+        style=jinja2.utils.markupsafe.Markup(style),
+        script=jinja2.utils.markupsafe.Markup(script),
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        safe=jinja2.utils.markupsafe.Markup,
+        proof_headers=view.PROOF_HEADERS,
+    )
+
+
+def _sections(records: Sequence[Record], told: view.Page, history: timeline.History | None) -> Iterable[Section]:
+    drawn = _Drawn()
+    found = [(_of(record), record["measurements"]) for record in records]
+    plots = [
+        plot
+        for _, measurements in found
+        for plot in tradeoff.plots(measurements, [view.is_broken(record) for record in measurements])
+    ]
+    yield drawn.section(
+        "tradeoff",
+        "What quality costs",
+        "Each format by what it loses, against the memory that it takes and the speed that it gains. The tinted region "
+        "keeps every limit.",
+        plots,
+    )
+    stories = [narrowing.stories(measurements) for _, measurements in found]
+    all_stories = [story for told_here, _ in stories for story in told_here]
+    notes = [note for _, untold in stories for note in untold]
+    if len(all_stories) > narrowing.MOST:
+        notes.append(f"{len(all_stories) - narrowing.MOST} more gates are in the table of verdicts only.")
+    yield drawn.section(
+        "decisions",
+        "How each gate decided",
+        "The interval for the whole text after each window, until it lay on one side of the limit.",
+        narrowing.plots(all_stories[: narrowing.MOST]),
+        notes,
+    )
+    yield drawn.section(
+        "layers",
+        "What each layer costs",
+        "Each layer quantized alone, by its depth. The worst are marked.",
+        [plot for _, measurements in found for plot in layers.plots(measurements)],
+    )
+    roofs = [rooflines.plots(measurements, hardware) for hardware, measurements in found]
+    yield drawn.section(
+        "roofline",
+        "How near the hardware's bound",
+        "Each speed under what the device allows at best. A dotted line leads from a point to its bound.",
+        [plot for plots, _ in roofs for plot in plots],
+        [note for _, unknown in roofs for note in unknown],
+    )
+    if history is not None:
+        series, left_out = timeline.plots(history)
+        notes = list(history.damaged)
+        if left_out:
+            notes.append(f"{left_out} more series are not drawn: of one run, or beyond {timeline.MOST}.")
+        yield drawn.section(
+            "history",
+            "Across commits",
+            "Each measurement over the runs that were kept. A marked commit is the first that moved it beyond noise.",
+            series,
+            notes,
+        )
+
+
+class _Drawn:
+    """Draws pictures and numbers them, so that no two ids of a page are the same."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def section(self, name: str, title: str, lead: str, plots: Sequence[Plot], notes: Sequence[str] = ()) -> Section:
+        pictures = []
+        for plot in plots:
+            self._count += 1
+            pictures.append(draw(plot, f"p{self._count}"))
+        return Section(name, title, lead, tuple(pictures), tuple(notes))
+
+
+def _of(record: Record) -> str:
+    hardware = record["environment"]["hardware"]
+    return str(hardware.get("name") or hardware.get("key") or "")
+
+
+def _file(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """As a content security policy names an inline text."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")

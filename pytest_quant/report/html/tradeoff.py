@@ -1,0 +1,255 @@
+"""What quality costs: a model's formats by what they lose, against the memory that they take and the speed they gain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_quant.gates.gate import LIMITS, MAIN
+from pytest_quant.report.html.drawing import ACCENT, ALLOWED, BAD, FAINT, INK, SERIES, SHAPES, Plot, Table, values
+from pytest_quant.report.html.view import number
+from pytest_quant.report.naming import shown_metric
+from pytest_quant.sizes import shown_bytes
+
+Record = Mapping[str, Any]
+_QUALITY = ("perplexity_delta", "kl_divergence", "token_agreement", "task_accuracy", "generation_match")
+"""What quality is shown by: the first of these that was measured."""
+_UNITS = {"ppl": "perplexity above the reference", "nats": "nats a token", "share": "share", "x": "times the reference"}
+_MEGA, _GIGA = 1e6, 1e9
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A number with its interval; without one the ends are the value."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def shown(self) -> str:
+        ends = f" [{number(self.low)}, {number(self.high)}]" if self.low != self.high else ""
+        return f"{number(self.value)}{ends}"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One format: what it costs and what it loses."""
+
+    format: str
+    x: Amount
+    y: Amount
+    broken: bool
+
+
+@dataclass(frozen=True)
+class Side:
+    """One axis: what it is called, and where its limit lies."""
+
+    title: str
+    unit: str
+    limits: tuple[float, ...]
+    smaller_is_better: bool
+
+
+def plots(measurements: Sequence[Record], broken: Sequence[bool]) -> list[Plot]:
+    """For each model its first measured quality metric against weight memory and against each measured speed; none
+    where either is missing. ``broken`` says of each record whether its gate broke."""
+    found = []
+    for model in dict.fromkeys(str(record["model"]) for record in measurements):
+        mine = [(record, bad) for record, bad in zip(measurements, broken, strict=True) if record["model"] == model]
+        records = [record for record, _ in mine]
+        if not (quality := _quality(records)):
+            continue
+        spoilt = {str(record["format"]) for record, bad in mine if bad}
+        for x_side, cost in _costs(records):
+            points = _points(cost, quality[1], spoilt)
+            if points:
+                found.append(_plot(model, x_side, quality[0], points))
+    return found
+
+
+def _quality(records: Sequence[Record]) -> tuple[Side, Mapping[str, Amount]] | None:
+    for metric in _QUALITY:
+        measured = [record for record in records if record["metric"] == metric and "value" in record]
+        if not measured:
+            continue
+        name = shown_metric(measured[0])
+        same = [record for record in measured if shown_metric(record) == name]
+        unit = str(same[0]["unit"])
+        word = {"ppl": "perplexity above the reference's", "nats": "KL divergence"}.get(unit, name)
+        suffix = {"ppl": "ppl", "nats": "nats"}.get(unit, "")
+        return Side(word, suffix, *_limits(same)), _amounts(same)
+    return None
+
+
+def _costs(records: Sequence[Record]) -> Iterable[tuple[Side, Mapping[str, Amount]]]:
+    sizes = {
+        str(record["format"]): float(record["proof"]["weight_bytes"])
+        for record in records
+        if "weight_bytes" in (record.get("proof") or {})
+    }
+    if sizes:
+        unit, name = (_GIGA, "GB") if max(sizes.values()) >= _GIGA else (_MEGA, "MB")
+        limits = sorted({limit / unit for record in records for limit in _memory_limits(record)})
+        exact = {format: Amount(*(3 * (size / unit,))) for format, size in sizes.items()}
+        yield Side("weight memory", name, tuple(limits), True), exact
+    speeds = [record for record in records if record["metric"] == "throughput_ratio" and "value" in record]
+    for name in dict.fromkeys(map(shown_metric, speeds)):
+        same = [record for record in speeds if shown_metric(record) == name]
+        yield Side(f"{name}, times the reference's", "x", *_limits(same)), _amounts(same)
+
+
+def _memory_limits(record: Record) -> Iterable[float]:
+    """The limits on weights, in bytes."""
+    if record["metric"] != "memory_budget" or (record.get("parameters") or {}).get("of", "weights") != "weights":
+        return
+    for name, limit in record["limit"].items():
+        kind = LIMITS["memory_budget"][name]
+        if kind.quantity == "bytes":
+            yield limit * kind.unit
+        elif "reference_value" in record:
+            yield limit * record["reference_value"]
+
+
+def _limits(records: Sequence[Record]) -> tuple[tuple[float, ...], bool]:
+    """The limits on the value itself, and on which side of them the good one is."""
+    kinds = LIMITS[records[0]["metric"]]
+    main = MAIN[records[0]["metric"]]
+    found = [(n, value) for r in records for n, value in r["limit"].items() if kinds[n].quantity == main]
+    smaller = next(kind.smaller_is_better(n) for n, kind in kinds.items() if kind.quantity == main)
+    return tuple(sorted({float(value) for _, value in found})), smaller
+
+
+def _amounts(records: Sequence[Record]) -> dict[str, Amount]:
+    """By format; of several gates on one question the one that saw most."""
+    return {
+        str(r["format"]): Amount(r["value"], r.get("low", r["value"]), r.get("high", r["value"]))
+        for r in sorted(records, key=lambda r: (r.get("windows") or r.get("items") or {}).get("used", 0))
+    }
+
+
+def _points(xs: Mapping[str, Amount], ys: Mapping[str, Amount], spoilt: set[str]) -> list[Point]:
+    return [Point(name, xs[name], ys[name], name in spoilt) for name in ys if name in xs]
+
+
+def _plot(model: str, x: Side, y: Side, points: Sequence[Point]) -> Plot:
+    title = f"{model.rsplit('/', 1)[-1]}: {y.title} against {x.title}"
+    rows = tuple((p.format, p.x.shown, p.y.shown, "broken" if p.broken else "holds") for p in points)
+    headers = ("format", _with_unit(x), _with_unit(y), "gates")
+    limits = "; ".join(_said(side) for side in (y, x) if side.limits)
+    described = "; ".join(f"{p.format} at {p.x.shown} {x.unit}, {p.y.shown} {y.unit}".strip() for p in points)
+    return Plot(title, f"{described}. {limits or 'No limit is set on either'}.", _chart(x, y, points), Table(title, headers, rows))
+
+
+def _said(side: Side) -> str:
+    which = "at most" if side.smaller_is_better else "at least"
+    return f"{side.title} {which} {' and '.join(number(limit) for limit in side.limits)} {side.unit}".rstrip()
+
+
+def _with_unit(side: Side) -> str:
+    return f"{side.title} ({side.unit})" if side.unit and side.unit != "x" else side.title
+
+
+def _chart(x: Side, y: Side, points: Sequence[Point]) -> Any:
+    import altair as alt
+
+    x_domain = _domain(x, [p.x for p in points])
+    y_domain = _domain(y, [p.y for p in points])
+    x_axis = alt.X("x:Q", title=_with_unit(x), scale=alt.Scale(domain=x_domain, nice=False), axis=alt.Axis(tickCount=5))
+    y_axis = alt.Y("y:Q", title=_with_unit(y), scale=alt.Scale(domain=y_domain, nice=False), axis=alt.Axis(tickCount=5))
+    layers = [*_budget(alt, x, y, x_domain, y_domain)]
+    names = [p.format for p in points]
+    data = values(
+        [
+            {
+                "format": p.format,
+                "x": p.x.value,
+                "y": p.y.value,
+                "x_low": max(p.x.low, x_domain[0]),
+                "x_high": min(p.x.high, x_domain[1]),
+                "y_low": max(p.y.low, y_domain[0]),
+                "y_high": min(p.y.high, y_domain[1]),
+                "told": f"{p.format}: {_with_unit(x)} {p.x.shown}, {_with_unit(y)} {p.y.shown}"
+                + (", a gate broke" if p.broken else ""),
+                "shown": p.format + (" ✗" if p.broken else ""),
+            }
+            for p in points
+        ]
+    )
+    base = alt.Chart(data)
+    colour = alt.Color("format:N", scale=alt.Scale(domain=names, range=_cycle(SERIES, names)), legend=None)
+    shape = alt.Shape("format:N", scale=alt.Scale(domain=names, range=_cycle(SHAPES, names)), legend=None)
+    layers += [
+        base.mark_rule(strokeWidth=2).encode(x=x_axis, y=alt.Y("y_low:Q"), y2="y_high:Q", color=colour),
+        base.mark_rule(strokeWidth=2).encode(x=alt.X("x_low:Q"), x2="x_high:Q", y=y_axis, color=colour),
+        base.mark_point(filled=True, size=110, opacity=1).encode(
+            x=x_axis, y=y_axis, color=colour, shape=shape, description="told:N"
+        ),
+        _labels(alt, base, x_axis, y_axis, x_domain),
+    ]
+    return alt.layer(*layers).properties(width=310, height=210)
+
+
+def _labels(alt: Any, base: Any, x_axis: Any, y_axis: Any, x_domain: tuple[float, float]) -> Any:
+    """Names beside the points, on the side where there is room."""
+    middle = sum(x_domain) / 2
+    return alt.layer(
+        *(
+            base.transform_filter(f"datum.x {sign} {middle!r}")
+            .mark_text(align=align, dx=dx, dy=-9, fontWeight=600, limit=150)
+            .encode(x=x_axis, y=y_axis, text="shown:N")
+            for sign, align, dx in (("<=", "left", 8), (">", "right", -8))
+        )
+    )
+
+
+def _cycle(choices: Sequence[str], names: Sequence[str]) -> list[str]:
+    return [choices[place % len(choices)] for place in range(len(names))]
+
+
+def _budget(alt: Any, x: Side, y: Side, x_domain: tuple[float, float], y_domain: tuple[float, float]) -> Iterable[Any]:
+    """The region that keeps every limit, and a line for each of them."""
+    if not x.limits and not y.limits:
+        return
+    left, right = _kept(x, x_domain)
+    bottom, top = _kept(y, y_domain)
+    box = values([{"x": left, "x2": right, "y": bottom, "y2": top}])
+    if left < right and bottom < top:
+        yield alt.Chart(box).mark_rect(color=ALLOWED).encode(x="x:Q", x2="x2:Q", y="y:Q", y2="y2:Q")
+    for limit in x.limits:
+        yield alt.Chart(values([{"x": limit}])).mark_rule(color=BAD, strokeDash=[5, 4]).encode(x="x:Q")
+        yield _named(alt, x, limit, {"x": limit, "y": y_domain[1]}, limit > sum(x_domain) / 2, 10)
+    for limit in y.limits:
+        yield alt.Chart(values([{"y": limit}])).mark_rule(color=BAD, strokeDash=[5, 4]).encode(y="y:Q")
+        yield _named(alt, y, limit, {"x": x_domain[1], "y": limit}, True, -6)
+
+
+def _named(alt: Any, side: Side, limit: float, at: Mapping[str, float], ends: bool, dy: int) -> Any:
+    word = f"{'max' if side.smaller_is_better else 'min'} {number(limit)} {side.unit}".rstrip()
+    data = values([{**at, "word": word}])
+    mark = alt.Chart(data).mark_text(
+        align="right" if ends else "left", dx=-4 if ends else 4, dy=dy, color=BAD, fontSize=11
+    )
+    return mark.encode(x="x:Q", y="y:Q", text="word:N")
+
+
+def _kept(side: Side, domain: tuple[float, float]) -> tuple[float, float]:
+    if not side.limits:
+        return domain
+    if side.smaller_is_better:
+        return domain[0], min(min(side.limits), domain[1])
+    return max(max(side.limits), domain[0]), domain[1]
+
+
+def _domain(side: Side, amounts: Sequence[Amount]) -> tuple[float, float]:
+    """What is drawn of an axis: from 0 (shares: from the lowest) to a little more than the highest that is shown."""
+    ends = [end for a in amounts for end in (a.low, a.high, a.value) if abs(end) != float("inf")] + list(side.limits)
+    low, high = min(ends), max(ends)
+    if side.title.endswith("share") or (not side.smaller_is_better and side.unit != "x"):
+        room = 0.15 * (high - low) or 0.05
+        return low - room, high + room
+    low = min(low, 0.0)
+    room = 0.15 * (high - low) or 1.0
+    return (low if low == 0.0 else low - room), high + room
