@@ -323,7 +323,7 @@ OPTIONS = (
         "PATH",
         "write the whole run as one HTML file",
         "told",
-        "path",
+        "page",
         places="flag",
     ),
     Option(

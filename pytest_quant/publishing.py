@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ def _asked(told: Options) -> Iterable[tuple[str, Path, Write]]:
         yield "--quant-history", told.history, _history
     if told.json is not None:
         yield "--quant-json", told.json, _json
+    if told.report is not None:
+        yield "--quant-report", told.report, partial(_report, told.history)
     if told.markdown is not None:
         yield "--quant-markdown", told.markdown, _markdown
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
@@ -54,6 +57,13 @@ def _json(place: Path, record: Record) -> list[str]:
 
     write(place, record)
     return []
+
+
+def _report(history: Path | None, place: Path, record: Record) -> list[str]:
+    from pytest_quant.report.html import page
+
+    page.write(place, [record], None if history is None else page.read_history(history))
+    return [f"report: {place}"]
 
 
 def _markdown(place: Path, record: Record) -> list[str]:

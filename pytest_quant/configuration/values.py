@@ -194,6 +194,22 @@ def _path(said: Said, _: Option) -> Any:
     return said.started / expanded(said.value)
 
 
+def _page(said: Said, _: Option) -> Any:
+    """The path of an HTML file that can be written, as far as that can be seen at the start."""
+    place = said.started / expanded(said.value)
+    if place.suffix.lower() not in (".html", ".htm"):
+        raise said.wrong("a report is an HTML file: name it .html")
+    if place.is_dir():
+        raise said.wrong("this is a folder; name an .html file in it")
+    from pytest_quant.report.html.libraries import check
+
+    try:
+        check()
+    except UsageError as error:
+        raise said.wrong(str(error)) from None
+    return place
+
+
 def _word(said: Said, option: Option) -> str:
     if said.value not in option.choices:
         raise said.wrong(f"may be {' or '.join(option.choices)}")
@@ -241,6 +257,7 @@ KINDS = {
     "protocol": Kind(_is_text, 'text, such as "gptq-2048"', _protocol),
     "matrix": Kind(_is_text, 'text, such as "corrected"', _matrix),
     "path": Kind(_is_text, "the path of a folder or a file, in quotes", _path),
+    "page": Kind(_is_text, "the path of an HTML file, in quotes", _page),
     "word": Kind(_is_text, "text", _word),
     "count": Kind(_is_whole, "a whole number without quotes, such as 64", _count),
     "amount": Kind(_is_number, "a number without quotes, such as 2.5", _amount),

@@ -63,15 +63,13 @@ def panel(name: str) -> str:
     return re.split(r"\.\d+\.?", name)[-1] or "block"
 
 
-def _chart(
-    layers: Sequence[Record], ranked: Sequence[Record], by: str, word: str, limits: Sequence[float]
-) -> Any:
+def _chart(layers: Sequence[Record], ranked: Sequence[Record], by: str, word: str, limits: Sequence[float]) -> Any:
     import altair as alt
 
     worst = {each["name"] for each in ranked[:_NAMED]}
     top = max(float(each[by]["value"]) for each in layers)
     shown = [limit for limit in limits if limit <= 1.5 * top]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "depth": int(each["depth"]),
             "cost": float(each[by]["value"]),
@@ -92,7 +90,7 @@ def _chart(
     y = alt.Y("cost:Q", title=None, scale=scale, axis=alt.Axis(tickCount=3, format=".2~g"))
     deepest = max(row["depth"] for row in rows) + 1
     panels = []
-    width, height = (150, 90) if len(names) > 1 else (560, 140)
+    width, height = (200, 96) if len(names) > 1 else (860, 160)
     for name in names:
         mine = [row for row in rows if row["panel"] == name]
         base = alt.Chart(values(mine))
@@ -107,9 +105,7 @@ def _chart(
                 .encode(x=x, y=y, description="told:N")
             )
         for limit in shown:
-            layered.append(
-                alt.Chart(values([{"cost": limit}])).mark_rule(color=BAD, strokeDash=[5, 4]).encode(y=y)
-            )
+            layered.append(alt.Chart(values([{"cost": limit}])).mark_rule(color=BAD, strokeDash=[5, 4]).encode(y=y))
         title = alt.TitleParams(name, anchor="start", color="var(--ink)", fontSize=12, fontWeight=500, offset=4)
         panels.append(alt.layer(*layered).properties(width=width, height=height, title=title))
-    return alt.concat(*panels, columns=_COLUMNS, spacing=16)
+    return alt.concat(*panels, columns=_COLUMNS, spacing=18)

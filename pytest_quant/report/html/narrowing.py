@@ -54,11 +54,12 @@ def stories(measurements: Sequence[Record]) -> tuple[list[Story], list[str]]:
     """What can be told, each question once, and a sentence for each gate whose record does not hold enough."""
     found: dict[tuple[Any, ...], Story] = {}
     untold: list[str] = []
+    models = {str(record["model"]) for record in measurements}
     for record in measurements:
         if "scores" not in record or "alpha" not in record:
             continue
         for name, limit in sorted(record["limit"].items()):
-            story = _story(record, name, limit)
+            story = _story(record, name, limit, named=len(models) > 1)
             if story is None:
                 what = f"{record['format']} {shown_metric(record)}, {LIMITS[record['metric']][name].shown(name, limit)}"
                 untold.append(f"{what}: what single {_noun(record)} say of it is not in the record.")
@@ -89,15 +90,15 @@ def looks(record: Record, quantity: str) -> tuple[Look, ...] | None:
     return None
 
 
-def _story(record: Record, name: str, limit: float) -> Story | None:
+def _story(record: Record, name: str, limit: float, *, named: bool) -> Story | None:
     kind = LIMITS[record["metric"]][name]
     found = looks(record, kind.quantity)
     if found is None or len(found) < 2:
         return None
     counted = record[_noun(record)]
-    model = str(record["model"]).rsplit("/", 1)[-1]
+    model = f": {record['model']}" if named else ""
     return Story(
-        title=f"{record['format']} {shown_metric(record)}, {kind.shown(name, limit)}: {model}",
+        title=f"{record['format']} {shown_metric(record)}, {kind.shown(name, limit)}{model}",
         noun=_noun(record),
         limit=limit,
         limit_name=kind.shown(name, limit),
@@ -173,7 +174,7 @@ class _Estimator:
         rows = zip(*(self._first(name, used) for name in names), strict=True)
         none = np.zeros(1)
         scores = [
-            WindowScore(int(weight), np.array([ours * weight]), np.array([theirs * weight]), none.astype(bool), none)  # type: ignore[arg-type]
+            WindowScore(int(weight), np.array([ours * weight]), np.array([theirs * weight]), none.astype(bool), none)
             for ours, theirs, weight in rows
         ]
         mean = math.log(self._record["reference_value"]) if known else None
@@ -266,12 +267,13 @@ def _chart(story: Story) -> Any:
         scale=alt.Scale(domain=[0, story.total], nice=False),
         axis=alt.Axis(tickCount=5, format="d", grid=False),
     )
-    y = alt.Y("value:Q", title=story.unit, scale=alt.Scale(domain=[low, high], nice=False), axis=alt.Axis(tickCount=4))
+    scale = alt.Scale(domain=[low, high], nice=False)
+    y = alt.Y("value:Q", title=story.unit, scale=scale, axis=alt.Axis(tickCount=4))
     base = alt.Chart(data)
     rule = values([{"limit": story.limit, "word": story.limit_name, "n": story.total}])
     above = story.limit < (low + high) / 2
     layers = [
-        base.mark_area(color=ACCENT, opacity=0.22).encode(x=x, y=alt.Y("low:Q"), y2="high:Q"),
+        base.mark_area(color=ACCENT, opacity=0.22).encode(x=x, y=alt.Y("low:Q", scale=scale), y2="high:Q"),
         base.mark_line(color=ACCENT, strokeWidth=2).encode(x=x, y=y),
         alt.Chart(rule).mark_rule(color=BAD, strokeDash=[5, 4]).encode(y="limit:Q"),
         alt.Chart(rule)
@@ -283,8 +285,8 @@ def _chart(story: Story) -> Any:
 
 
 def _domain(story: Story) -> tuple[float, float]:
-    """Holds the limit, the values, and the intervals after the first few looks: the first may be as wide as anything."""
-    late = story.looks[len(story.looks) // 4 :]
+    """Holds the limit, the values, and the later intervals: the first may be as wide as anything."""
+    late = story.looks[2 * len(story.looks) // 3 :]
     ends = [story.limit] + [look.value for look in story.looks] + [e for look in late for e in (look.low, look.high)]
     finite = [end for end in ends if math.isfinite(end)]
     low, high = min(finite), max(finite)

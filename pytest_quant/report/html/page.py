@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quant import __version__, atomic
-from pytest_quant.errors import UsageError
 from pytest_quant.report.html import layers, narrowing, rooflines, timeline, tradeoff, view
 from pytest_quant.report.html.drawing import Picture, Plot, draw
 
 Record = Mapping[str, Any]
-LIBRARIES = ("altair", "vl_convert", "jinja2")
 
 
 @dataclass(frozen=True)
@@ -31,35 +29,38 @@ class Section:
     notes: tuple[str, ...]
 
 
-def check_libraries() -> None:
-    """:class:`UsageError` where what the page is drawn with is not installed; nothing is imported."""
-    from importlib.util import find_spec
-
-    if missing := [name for name in LIBRARIES if find_spec(name) is None]:
-        raise UsageError(f"an HTML report needs {', '.join(missing)}: pip install 'pytest-quant[report]'")
-
-
 def write(place: Path, records: Sequence[Record], history: timeline.History | None = None) -> None:
     """Write the page of run records in one piece. :class:`OSError` where the system refuses, and
     :class:`~pytest_quant.errors.QuantError` for a record that is not as docs/run-record.md says."""
     atomic.replace(place, render(records, history).encode("utf-8"), prefix=place.name)
 
 
+def read_history(folder: Path) -> timeline.History:
+    """The history that a folder holds; :class:`~pytest_quant.errors.QuantError` where it cannot be read."""
+    from pytest_quant import history
+
+    found: timeline.History = history.read(folder)
+    return found
+
+
 def render(records: Sequence[Record], history: timeline.History | None = None) -> str:
     """The page as text."""
     import jinja2
+    from markupsafe import Markup
 
     told = view.page(records, __version__)
     style, script = _file("style.css"), _file("script.js")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
     return environment.from_string(_file("page.html.jinja")).render(
         page=told,
         sections=tuple(_sections(records, told, history)),
-        style=jinja2.utils.markupsafe.Markup(style),
-        script=jinja2.utils.markupsafe.Markup(script),
+        style=Markup(style),
+        script=Markup(script),
         style_hash=_hash(style),
         script_hash=_hash(script),
-        safe=jinja2.utils.markupsafe.Markup,
+        safe=Markup,
         proof_headers=view.PROOF_HEADERS,
     )
 
@@ -67,10 +68,11 @@ def render(records: Sequence[Record], history: timeline.History | None = None) -
 def _sections(records: Sequence[Record], told: view.Page, history: timeline.History | None) -> Iterable[Section]:
     drawn = _Drawn()
     found = [(_of(record), record["measurements"]) for record in records]
+    told_failed = [record.get("failed") for record in records]
     plots = [
         plot
-        for _, measurements in found
-        for plot in tradeoff.plots(measurements, [view.is_broken(record) for record in measurements])
+        for (_, measurements), failed in zip(found, told_failed, strict=True)
+        for plot in tradeoff.plots(measurements, [view.is_broken(each, failed) for each in measurements])
     ]
     yield drawn.section(
         "tradeoff",
@@ -87,14 +89,15 @@ def _sections(records: Sequence[Record], told: view.Page, history: timeline.Hist
     yield drawn.section(
         "decisions",
         "How each gate decided",
-        "The interval for the whole text after each window, until it lay on one side of the limit.",
+        "The interval for the whole text after each window, until it lay on one side of the limit. A run looks from 8 "
+        "windows on.",
         narrowing.plots(all_stories[: narrowing.MOST]),
         notes,
     )
     yield drawn.section(
         "layers",
         "What each layer costs",
-        "Each layer quantized alone, by its depth. The worst are marked.",
+        "Each layer quantized alone, by its depth: the first block is on the left. The worst are marked.",
         [plot for _, measurements in found for plot in layers.plots(measurements)],
     )
     roofs = [rooflines.plots(measurements, hardware) for hardware, measurements in found]

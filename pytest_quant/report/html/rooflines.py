@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +49,8 @@ def plots(measurements: Sequence[Record], hardware: str) -> tuple[list[Plot], li
         return [], []
     found = points(timed)
     unknown = []
-    if lacking := [r for r in timed if "bandwidth" not in str((r.get("bounds") or {}).values())]:
+    drawn = {(point.name, point.phase) for point in found}
+    if lacking := [r for r in timed if (r["format"], shown_metric(r)) not in drawn]:
         some = ", ".join(dict.fromkeys(f"{r['format']} {shown_metric(r)}" for r in lacking))
         unknown.append(f"No roofline of {some}: the record does not hold the rates of {hardware or 'the device'}.")
     return ([_plot(found, hardware)] if found else []), unknown
@@ -116,7 +118,10 @@ def _chart(found: Sequence[Point]) -> Any:
     ridges = [peak / bandwidth for peak in peaks.values()] if bandwidth else []
     left, right = 0.5 * min(intensities), 3.0 * max([*intensities, *ridges])
     tops = [*peaks.values(), *([] if bandwidth is None else [bandwidth * left])]
-    bottom, top = 0.3 * min([p.reached for p in found] + tops), 3.0 * max([*peaks.values(), *(p.reached for p in found)])
+    bottom, top = (
+        0.3 * min([p.reached for p in found] + tops),
+        3.0 * max([*peaks.values(), *(p.reached for p in found)]),
+    )
     if not peaks and bandwidth:
         top = 2.0 * bandwidth * right
     roofs = []
@@ -133,17 +138,24 @@ def _chart(found: Sequence[Point]) -> Any:
         "x:Q",
         title="operations a byte",
         scale=alt.Scale(type="log", domain=[left, right], nice=False),
-        axis=alt.Axis(tickCount=6, format="~g"),
+        axis=alt.Axis(values=_decades(left, right), format="~g"),
     )
     y = alt.Y(
         "y:Q",
         title="operations a second",
         scale=alt.Scale(type="log", domain=[bottom, top], nice=False),
-        axis=alt.Axis(tickCount=5, labelExpr=numbers),
+        axis=alt.Axis(values=_decades(bottom, top), labelExpr=numbers),
     )
     names = list(dict.fromkeys(p.name for p in found))
     data = [
-        {"x": p.intensity, "y": p.reached, "name": p.name, "phase": p.phase, "told": p.told, "best": p.reached / p.share}
+        {
+            "x": p.intensity,
+            "y": p.reached,
+            "name": p.name,
+            "phase": p.phase,
+            "told": p.told,
+            "best": p.reached / p.share,
+        }
         for p in found
     ]
     palette = [SERIES[place % len(SERIES)] for place in range(len(names))]
@@ -158,6 +170,13 @@ def _chart(found: Sequence[Point]) -> Any:
         base.mark_point(filled=True, size=110, opacity=1).encode(
             x=x, y=y, color=colour, shape=shape, description="told:N"
         ),
-        alt.Chart(values(ends)).mark_text(align="right", dy=-8, color=FAINT, fontSize=11).encode(x=x, y=y, text="word:N"),
+        alt.Chart(values(ends))
+        .mark_text(align="right", dy=-8, color=FAINT, fontSize=11)
+        .encode(x=x, y=y, text="word:N"),
     ]
-    return alt.layer(*layers).properties(width=600, height=260)
+    return alt.layer(*layers).properties(width=820, height=300)
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """Powers of ten between two numbers."""
+    return [10.0**power for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]

@@ -79,7 +79,7 @@ def _plot(series: Series) -> Plot:
     title = f"{series.format} {series.metric}: {model} on {series.hardware}"
     moved = [point for point in series.points if point.moved]
     said = [
-        f"{point.moved.capitalize()} since commit {short(point)} ({_day(point)}){': ' + point.change if point.change else ''}."
+        f"{point.moved.capitalize()} since commit {short(point)} of {_day(point)} ({point.change or 'no change told'})."
         for point in moved
     ]
     told = " ".join(said) or f"No run of {len(series.points)} moved it beyond noise."
@@ -141,10 +141,11 @@ def _chart(series: Series) -> Any:
         scale=alt.Scale(domain=[0, last], padding=10, nice=False),
         axis=alt.Axis(values=[0, last], labelExpr=f"datum.value == 0 ? {ends[0]!r} : {ends[1]!r}", grid=False),
     )
+    scale = alt.Scale(domain=[low, high], nice=False, zero=False)
     y = alt.Y(
         "value:Q",
         title=unit,
-        scale=alt.Scale(domain=[low, high], nice=False, zero=False),
+        scale=scale,
         axis=alt.Axis(tickCount=4),
     )
     base = alt.Chart(values(rows))
@@ -152,7 +153,7 @@ def _chart(series: Series) -> Any:
     colour = alt.condition("datum.moved == 'worse'", alt.value(BAD), alt.value(ACCENT))
     layers = [
         base.mark_line(color=FAINT, strokeWidth=1.5).encode(x=x, y=y),
-        base.mark_rule(color=ACCENT, strokeWidth=1.5).encode(x=x, y=alt.Y("low:Q"), y2="high:Q"),
+        base.mark_rule(color=ACCENT, strokeWidth=1.5).encode(x=x, y=alt.Y("low:Q", scale=scale), y2="high:Q"),
         base.mark_point(filled=True, size=42, opacity=1).encode(x=x, y=y, color=colour, description="told:N"),
     ]
     if any(row["word"] for row in rows):

@@ -1,4 +1,4 @@
-"""What quality costs: a model's formats by what they lose, against the memory that they take and the speed they gain."""
+"""What quality costs: formats by what they lose, against the memory that they take and the speed that they gain."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_quant.gates.gate import LIMITS, MAIN
-from pytest_quant.report.html.drawing import ACCENT, ALLOWED, BAD, FAINT, INK, SERIES, SHAPES, Plot, Table, values
+from pytest_quant.report.html.drawing import ALLOWED, BAD, SERIES, SHAPES, Plot, Table, values
 from pytest_quant.report.html.view import number
 from pytest_quant.report.naming import shown_metric
-from pytest_quant.sizes import shown_bytes
 
 Record = Mapping[str, Any]
 _QUALITY = ("perplexity_delta", "kl_divergence", "token_agreement", "task_accuracy", "generation_match")
 """What quality is shown by: the first of these that was measured."""
-_UNITS = {"ppl": "perplexity above the reference", "nats": "nats a token", "share": "share", "x": "times the reference"}
 _MEGA, _GIGA = 1e6, 1e9
 
 
@@ -52,12 +50,20 @@ class Side:
     limits: tuple[float, ...]
     smaller_is_better: bool
 
+    def shown(self, told: Amount | float) -> str:
+        """A number with its unit, and its interval where it has one."""
+        amount = told if isinstance(told, Amount) else Amount(told, told, told)
+        unit = "x" if self.unit == "x" else f" {self.unit}".rstrip()
+        value, space, ends = amount.shown.partition(" ")
+        return f"{value}{unit}{space}{ends}"
+
 
 def plots(measurements: Sequence[Record], broken: Sequence[bool]) -> list[Plot]:
     """For each model its first measured quality metric against weight memory and against each measured speed; none
     where either is missing. ``broken`` says of each record whether its gate broke."""
     found = []
-    for model in dict.fromkeys(str(record["model"]) for record in measurements):
+    models = dict.fromkeys(str(record["model"]) for record in measurements)
+    for model in models:
         mine = [(record, bad) for record, bad in zip(measurements, broken, strict=True) if record["model"] == model]
         records = [record for record, _ in mine]
         if not (quality := _quality(records)):
@@ -66,7 +72,7 @@ def plots(measurements: Sequence[Record], broken: Sequence[bool]) -> list[Plot]:
         for x_side, cost in _costs(records):
             points = _points(cost, quality[1], spoilt)
             if points:
-                found.append(_plot(model, x_side, quality[0], points))
+                found.append(_plot(model if len(models) > 1 else "", x_side, quality[0], points))
     return found
 
 
@@ -78,7 +84,7 @@ def _quality(records: Sequence[Record]) -> tuple[Side, Mapping[str, Amount]] | N
         name = shown_metric(measured[0])
         same = [record for record in measured if shown_metric(record) == name]
         unit = str(same[0]["unit"])
-        word = {"ppl": "perplexity above the reference's", "nats": "KL divergence"}.get(unit, name)
+        word = {"perplexity_delta": "perplexity delta"}.get(metric, name)
         suffix = {"ppl": "ppl", "nats": "nats"}.get(unit, "")
         return Side(word, suffix, *_limits(same)), _amounts(same)
     return None
@@ -98,7 +104,7 @@ def _costs(records: Sequence[Record]) -> Iterable[tuple[Side, Mapping[str, Amoun
     speeds = [record for record in records if record["metric"] == "throughput_ratio" and "value" in record]
     for name in dict.fromkeys(map(shown_metric, speeds)):
         same = [record for record in speeds if shown_metric(record) == name]
-        yield Side(f"{name}, times the reference's", "x", *_limits(same)), _amounts(same)
+        yield Side(f"{name} over the reference's", "x", *_limits(same)), _amounts(same)
 
 
 def _memory_limits(record: Record) -> Iterable[float]:
@@ -135,17 +141,18 @@ def _points(xs: Mapping[str, Amount], ys: Mapping[str, Amount], spoilt: set[str]
 
 
 def _plot(model: str, x: Side, y: Side, points: Sequence[Point]) -> Plot:
-    title = f"{model.rsplit('/', 1)[-1]}: {y.title} against {x.title}"
-    rows = tuple((p.format, p.x.shown, p.y.shown, "broken" if p.broken else "holds") for p in points)
+    title = f"{y.title[:1].upper()}{y.title[1:]} against {x.title}" + (f": {model}" if model else "")
+    rows = tuple((p.format, p.x.shown, p.y.shown, "a gate broke" if p.broken else "hold") for p in points)
     headers = ("format", _with_unit(x), _with_unit(y), "gates")
     limits = "; ".join(_said(side) for side in (y, x) if side.limits)
-    described = "; ".join(f"{p.format} at {p.x.shown} {x.unit}, {p.y.shown} {y.unit}".strip() for p in points)
-    return Plot(title, f"{described}. {limits or 'No limit is set on either'}.", _chart(x, y, points), Table(title, headers, rows))
+    described = "; ".join(f"{p.format}: {x.shown(p.x)}, {y.shown(p.y)}" for p in points)
+    told = f"{described}. {f'Limits: {limits}' if limits else 'No limit is set on either'}."
+    return Plot(title, told, _chart(x, y, points), Table(title, headers, rows))
 
 
 def _said(side: Side) -> str:
     which = "at most" if side.smaller_is_better else "at least"
-    return f"{side.title} {which} {' and '.join(number(limit) for limit in side.limits)} {side.unit}".rstrip()
+    return f"{side.title} {which} {' and '.join(side.shown(limit) for limit in side.limits)}"
 
 
 def _with_unit(side: Side) -> str:
@@ -157,9 +164,10 @@ def _chart(x: Side, y: Side, points: Sequence[Point]) -> Any:
 
     x_domain = _domain(x, [p.x for p in points])
     y_domain = _domain(y, [p.y for p in points])
-    x_axis = alt.X("x:Q", title=_with_unit(x), scale=alt.Scale(domain=x_domain, nice=False), axis=alt.Axis(tickCount=5))
-    y_axis = alt.Y("y:Q", title=_with_unit(y), scale=alt.Scale(domain=y_domain, nice=False), axis=alt.Axis(tickCount=5))
-    layers = [*_budget(alt, x, y, x_domain, y_domain)]
+    x_scale, y_scale = (alt.Scale(domain=domain, nice=False) for domain in (x_domain, y_domain))
+    x_axis = alt.X("x:Q", title=_with_unit(x), scale=x_scale, axis=alt.Axis(tickCount=5))
+    y_axis = alt.Y("y:Q", title=_with_unit(y), scale=y_scale, axis=alt.Axis(tickCount=5))
+    layers: list[Any] = [*_budget(alt, x, y, x_domain, y_domain)]
     names = [p.format for p in points]
     data = values(
         [
@@ -182,8 +190,8 @@ def _chart(x: Side, y: Side, points: Sequence[Point]) -> Any:
     colour = alt.Color("format:N", scale=alt.Scale(domain=names, range=_cycle(SERIES, names)), legend=None)
     shape = alt.Shape("format:N", scale=alt.Scale(domain=names, range=_cycle(SHAPES, names)), legend=None)
     layers += [
-        base.mark_rule(strokeWidth=2).encode(x=x_axis, y=alt.Y("y_low:Q"), y2="y_high:Q", color=colour),
-        base.mark_rule(strokeWidth=2).encode(x=alt.X("x_low:Q"), x2="x_high:Q", y=y_axis, color=colour),
+        base.mark_rule(strokeWidth=2).encode(x=x_axis, y=alt.Y("y_low:Q", scale=y_scale), y2="y_high:Q", color=colour),
+        base.mark_rule(strokeWidth=2).encode(x=alt.X("x_low:Q", scale=x_scale), x2="x_high:Q", y=y_axis, color=colour),
         base.mark_point(filled=True, size=110, opacity=1).encode(
             x=x_axis, y=y_axis, color=colour, shape=shape, description="told:N"
         ),
@@ -220,14 +228,15 @@ def _budget(alt: Any, x: Side, y: Side, x_domain: tuple[float, float], y_domain:
         yield alt.Chart(box).mark_rect(color=ALLOWED).encode(x="x:Q", x2="x2:Q", y="y:Q", y2="y2:Q")
     for limit in x.limits:
         yield alt.Chart(values([{"x": limit}])).mark_rule(color=BAD, strokeDash=[5, 4]).encode(x="x:Q")
-        yield _named(alt, x, limit, {"x": limit, "y": y_domain[1]}, limit > sum(x_domain) / 2, 10)
+        yield _named(alt, x, limit, {"x": limit, "y": y_domain[0]}, limit > sum(x_domain) / 2, -8)
+    crowded = any(limit > sum(x_domain) / 2 for limit in x.limits)  # there a line crosses the words
     for limit in y.limits:
         yield alt.Chart(values([{"y": limit}])).mark_rule(color=BAD, strokeDash=[5, 4]).encode(y="y:Q")
-        yield _named(alt, y, limit, {"x": x_domain[1], "y": limit}, True, -6)
+        yield _named(alt, y, limit, {"x": x_domain[0 if crowded else 1], "y": limit}, not crowded, -6)
 
 
 def _named(alt: Any, side: Side, limit: float, at: Mapping[str, float], ends: bool, dy: int) -> Any:
-    word = f"{'max' if side.smaller_is_better else 'min'} {number(limit)} {side.unit}".rstrip()
+    word = f"{'max' if side.smaller_is_better else 'min'} {side.shown(limit)}"
     data = values([{**at, "word": word}])
     mark = alt.Chart(data).mark_text(
         align="right" if ends else "left", dx=-4 if ends else 4, dy=dy, color=BAD, fontSize=11

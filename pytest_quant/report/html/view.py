@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,8 @@ SYMBOLS = {
     "improved": "↗",
     "passed": "✓",
 }
+_NAMED = 3
+"""Broken gates that the head of the page names."""
 _DAMAGE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, ZeroDivisionError)
 """What a record of another shape than docs/run-record.md raises in those who read it."""
 
@@ -98,6 +100,7 @@ class Group:
 class Broken:
     """A gate that breaks its test, and everything that is known of why."""
 
+    test: str
     title: str
     format: str
     metric: str
@@ -127,6 +130,8 @@ class Run:
     remarks: tuple[tuple[str, str], ...]
     skipped: tuple[tuple[str, str, str], ...]
     """Test, format, reason."""
+    elsewhere: tuple[str, ...]
+    """Tests that failed though none of their gates is broken."""
     troubles: tuple[str, ...]
     incomplete: bool
     facts: tuple[tuple[str, str], ...]
@@ -180,11 +185,12 @@ def page(records: Sequence[Record], version: str) -> Page:
 def run(record: Record) -> Run:
     """One record; :class:`QuantError` as for :func:`page`."""
     measurements = _list(record, "measurements")
+    failed = record.get("failed")
     rows, broken = [], []
     for place, each in enumerate(measurements):
         try:
             rows.append((_title(each), _row(place, each)))
-            if is_broken(each):
+            if is_broken(each, failed):
                 broken.append(_broken(each))
         except _DAMAGE as error:
             raise _damaged(f"measurements[{place}]", error) from error
@@ -197,6 +203,7 @@ def run(record: Record) -> Run:
             broken=tuple(sorted(broken, key=lambda found: LOUDEST.index(found.verdict))),
             remarks=tuple(remarks(measurements)),
             skipped=tuple((str(s["test"]), str(s.get("format", "")), str(s["reason"])) for s in record["skipped"]),
+            elsewhere=_elsewhere(failed or (), broken),
             troubles=tuple(map(str, record.get("troubles", ()))),
             incomplete=bool(record.get("incomplete")),
             facts=tuple(_facts(environment, hardware)),
@@ -211,10 +218,12 @@ def run(record: Record) -> Run:
         raise _damaged("environment, skipped, troubles", error) from error
 
 
-def is_broken(record: Record) -> bool:
-    """Whether a gate breaks its test; of records that do not say so (of earlier versions) what always does."""
-    told = record.get("breaks")
-    return bool(told) if told is not None else verdict(record) in ("failed", "not-measured", "regressed")
+def is_broken(record: Record, failed: Collection[Any] | None) -> bool:
+    """Whether a gate makes the run red. ``failed`` are the tests that did so, for whatever reason; None of a run record
+    that does not say (of an earlier version): then what breaks a build whatever it was told."""
+    if failed is None:
+        return verdict(record) in ("failed", "not-measured", "regressed")
+    return bool(record.get("breaks")) and record["test"] in failed
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -249,14 +258,21 @@ def _bar(record: Record, margin: Margin) -> Bar:
     def at(value: float) -> float:
         return min(max((value - start) / (end - start), 0.0), 1.0)
 
-    places = [round(at(each), 4) for each in (margin.value, margin.low, margin.high, margin.limit)]
-    return Bar(*places, margin.room >= 0, margin.smaller_is_better, margin_text(margin))
+    return Bar(
+        value=at(margin.value),
+        low=at(margin.low),
+        high=at(margin.high),
+        limit=at(margin.limit),
+        kept=margin.room >= 0,
+        smaller_is_better=margin.smaller_is_better,
+        text=margin_text(margin),
+    )
 
 
 def _row(place: int, record: Record) -> Row:
     format, metric, value, limit, baseline, word = map(str, cells(record))
     shown, bracket, rest = value.partition(" [")
-    found = margins(record) if "limit" in record else []
+    found = margins(record)
     used = [each.used for each in found if each.used is not None]
     return Row(
         place=place,
@@ -291,12 +307,13 @@ def _broken(record: Record) -> Broken:
         said.append(f"{record['reason']}{_behind(record)}")
     said += [f"measured while {each['text']}" for each in record.get("conditions", ())]
     found = record.get("baseline") or {}
-    if found.get("reason"):
+    if found.get("reason") and not (record["verdict"] == "failed" and found["verdict"] == "missing"):
         said.append(f"against the baseline: {found['reason']}")
     told = record.get("explanation") or {}
     steps = tuple(map(str, told.get("next", ())))
     lines = explanation.lines({name: value for name, value in told.items() if name != "next"}) if told else None
     return Broken(
+        test=str(record["test"]),
         title=_title(record),
         format=str(record["format"]),
         metric=shown_metric(record),
@@ -305,6 +322,11 @@ def _broken(record: Record) -> Broken:
         next=steps,
         lines=tuple(changes.lines(record) if lines is None else lines),
     )
+
+
+def _elsewhere(failed: Sequence[Any], broken: Sequence[Broken]) -> tuple[str, ...]:
+    of_gates = {each.test for each in broken}
+    return tuple(str(test) for test in failed if test not in of_gates)
 
 
 def _behind(record: Record) -> str:
@@ -320,14 +342,17 @@ def _overall(runs: Sequence[Run], counts: Mapping[str, int]) -> Overall:
     reasons = []
     measured = gates - counts.get("not-measured", 0)
     if broken:
-        reasons.append(f"{broken} of {_many(gates, 'gate')} {'breaks' if broken == 1 else 'break'} the build.")
+        reasons.append(f"{broken} of {_many(gates, 'gate')} {'breaks' if broken == 1 else 'break'} the build:")
+        reasons += _first_reasons([each for run in runs for each in run.broken])
+    if elsewhere := sum(len(each.elsewhere) for each in runs):
+        reasons.append(f"{_many(elsewhere, 'test')} failed outside {'its' if elsewhere == 1 else 'their'} gates.")
     if troubles:
         reasons.append(f"{_many(troubles, 'trouble')} besides the gates, named below.")
     if any(each.incomplete for each in runs):
         reasons.append("The run was interrupted: tests that had not run yet are missing here.")
     if skipped:
         reasons.append(f"{_many(skipped, 'test')} skipped, with the reasons below.")
-    if broken or troubles:
+    if broken or troubles or elsewhere:
         return Overall("bad", "✗", "Red", tuple(reasons))
     if not measured:
         why = "Every quantization test was skipped." if skipped else "No test with a gate ran."
@@ -339,7 +364,25 @@ def _overall(runs: Sequence[Run], counts: Mapping[str, int]) -> Overall:
         return Overall("open", "…", "Interrupted", tuple(reasons))
     if undecided:
         return Overall("open", "…", "No gate breaks, not all are decided", tuple(reasons))
+    if expected := sum(count for word, count in counts.items() if TONES[word] == "bad"):
+        reasons.insert(0, f"{expected} of {_many(gates, 'gate')} broke in tests that were expected to fail (xfail).")
+        return Overall("good", "✓", "No gate broke unexpectedly", tuple(reasons))
+    reasons += _tightest(runs)
     return Overall("good", "✓", f"All {gates} gates hold" if gates > 1 else "The gate holds", tuple(reasons))
+
+
+def _first_reasons(broken: Sequence[Broken]) -> list[str]:
+    said = [f"{each.format} {each.metric}: {'; '.join(each.reasons) or each.verdict}" for each in broken[:_NAMED]]
+    return said if len(broken) <= _NAMED else [*said, f"and {len(broken) - _NAMED} more"]
+
+
+def _tightest(runs: Sequence[Run]) -> list[str]:
+    """Which gate has the least room, where a share of a budget is known."""
+    rows = [row for each in runs for group in each.groups for row in group.rows if row.used]
+    if not rows:
+        return []
+    row = max(rows, key=lambda row: float(row.used))
+    return [f"Least room: {row.format} {row.metric}, {_percent(float(row.used))} of the budget used ({row.limit})."]
 
 
 def _many(count: int, noun: str) -> str:
@@ -379,7 +422,9 @@ def _proofs(measurements: Sequence[Record]) -> tuple[tuple[str, ...], ...]:
 
 
 def _protocols(measurements: Sequence[Record]) -> tuple[str, ...]:
-    told = [_plain(record["identity"]["protocol"]) for record in measurements if "protocol" in record.get("identity", {})]
+    told = [
+        _plain(record["identity"]["protocol"]) for record in measurements if "protocol" in record.get("identity", {})
+    ]
     return tuple(dict.fromkeys(each for each in told if each))
 
 
