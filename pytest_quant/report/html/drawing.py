@@ -66,8 +66,8 @@ def draw(plot: Plot, name: str) -> Picture:
     """Draw a picture; ``name`` begins every id in it, so that several may stand in one page."""
     import vl_convert
 
-    chart = plot.chart.configure(**_config())
-    drawn = vl_convert.vegalite_to_svg(json.dumps(chart.to_dict(validate=False)), vl_version=_version(chart))
+    spec = {**plot.chart.to_dict(validate=False), "config": _config()}
+    drawn = vl_convert.vegalite_to_svg(json.dumps(spec), vl_version=_version(spec))
     return Picture(plot.title, plot.description, accessible(drawn, plot, name), plot.table, plot.wide)
 
 
@@ -118,9 +118,9 @@ def _clean(element: ElementTree.Element, ids: Mapping[str | None, str]) -> None:
         element.set("aria-hidden", "true")
 
 
-def _version(chart: Any) -> str:
+def _version(spec: Mapping[str, Any]) -> str:
     """The grammar that altair writes, as vl_convert names it: 6.1 of a schema v6.1.0."""
-    found = re.search(r"/v(\d+)\.(\d+)", str(chart.to_dict(validate=False).get("$schema", "")))
+    found = re.search(r"/v(\d+)\.(\d+)", str(spec.get("$schema", "")))
     return f"{found[1]}.{found[2]}" if found else ""
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def render(records: Sequence[Record], history: timeline.History | None = None) -
     )
     return environment.from_string(_file("page.html.jinja")).render(
         page=told,
-        sections=tuple(_sections(records, told, history)),
+        sections=tuple(_sections(told, history)),
         style=Markup(style),
         script=Markup(script),
         style_hash=_hash(style),
@@ -65,14 +66,15 @@ def render(records: Sequence[Record], history: timeline.History | None = None) -
     )
 
 
-def _sections(records: Sequence[Record], told: view.Page, history: timeline.History | None) -> Iterable[Section]:
+def _sections(told: view.Page, history: timeline.History | None) -> Iterable[Section]:
     drawn = _Drawn()
-    found = [(_of(record), record["measurements"]) for record in records]
-    told_failed = [record.get("failed") for record in records]
+    found = [(run.hardware, run.record["measurements"]) for run in told.runs]
     plots = [
         plot
-        for (_, measurements), failed in zip(found, told_failed, strict=True)
-        for plot in tradeoff.plots(measurements, [view.is_broken(each, failed) for each in measurements])
+        for run, (_, measurements) in zip(told.runs, found, strict=True)
+        for plot in tradeoff.plots(
+            measurements, [view.is_broken(each, run.record.get("failed")) for each in measurements]
+        )
     ]
     yield drawn.section(
         "tradeoff",
@@ -127,18 +129,17 @@ class _Drawn:
 
     def __init__(self) -> None:
         self._count = 0
+        self._titles: Counter[str] = Counter()
 
     def section(self, name: str, title: str, lead: str, plots: Sequence[Plot], notes: Sequence[str] = ()) -> Section:
         pictures = []
         for plot in plots:
             self._count += 1
+            self._titles[plot.title] += 1
+            if (again := self._titles[plot.title]) > 1:  # of several runs
+                plot = replace(plot, title=f"{plot.title}, run {again}")
             pictures.append(draw(plot, f"p{self._count}"))
         return Section(name, title, lead, tuple(pictures), tuple(notes))
-
-
-def _of(record: Record) -> str:
-    hardware = record["environment"]["hardware"]
-    return str(hardware.get("name") or hardware.get("key") or "")
 
 
 def _file(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_quant.errors import QuantError
@@ -125,6 +125,7 @@ class Run:
     """What one record holds."""
 
     hardware: str
+    """Its name; of several runs on such hardware with a number, so that no two runs of a page are called the same."""
     groups: tuple[Group, ...]
     broken: tuple[Broken, ...]
     remarks: tuple[tuple[str, str], ...]
@@ -142,6 +143,7 @@ class Run:
     protocols: tuple[str, ...]
     """Each identity of a protocol as ``name: value`` pairs in a line."""
     models: tuple[str, ...]
+    record: Record
     commit: str
     started: str
 
@@ -172,7 +174,7 @@ class Page:
 
 def page(records: Sequence[Record], version: str) -> Page:
     """The page of run records; :class:`QuantError` names the place of what is not as docs/run-record.md says."""
-    runs = tuple(sorted((run(record) for record in records), key=lambda found: (found.hardware, found.started)))
+    runs = _told_apart([run(record) for record in records])
     counts = Counter(row.verdict for each in runs for group in each.groups for row in group.rows)
     return Page(
         overall=_overall(runs, counts),
@@ -180,6 +182,16 @@ def page(records: Sequence[Record], version: str) -> Page:
         counts=tuple((word, counts[word]) for word in LOUDEST if counts[word]),
         version=version,
     )
+
+
+def _told_apart(runs: Sequence[Run]) -> tuple[Run, ...]:
+    """In their order, by hardware; those that are called the same get numbers."""
+    counts, seen, found = Counter(each.hardware for each in runs), Counter[str](), []
+    for each in sorted(runs, key=lambda each: each.hardware):
+        seen[each.hardware] += 1
+        number = f", run {seen[each.hardware]}" if counts[each.hardware] > 1 else ""
+        found.append(replace(each, hardware=f"{each.hardware}{number}"))
+    return tuple(found)
 
 
 def run(record: Record) -> Run:
@@ -211,6 +223,7 @@ def run(record: Record) -> Run:
             proofs=_proofs(measurements),
             protocols=_protocols(measurements),
             models=tuple(dict.fromkeys(str(each["model"]) for each in measurements)),
+            record=record,
             commit=str(environment.get("commit", "")),
             started=str(environment.get("started", "")),
         )
