@@ -7,6 +7,8 @@ import shutil
 import pytest
 from run_records import HOSTILE, empty, failing, history, hostile, recorded
 
+from pytest_quant.report.html.escaping import visible as visible_text
+
 pytest.importorskip("altair")
 pytest.importorskip("vl_convert")
 pytest.importorskip("jinja2")
@@ -221,7 +223,7 @@ def test_hostile_names_stay_text(show):
     assert page.evaluate("window.hurt") is None
     assert page.locator("img").count() == 0
     assert page.locator("script").count() == 1
-    assert HOSTILE in page.locator(".facts bdi").first.text_content()
+    assert visible_text(HOSTILE) in page.locator(".facts bdi").first.text_content()
     assert HOSTILE[:30] in page.locator("#tradeoff svg").first.text_content()
     page.locator("#filter-text").fill("</script><img")
     assert visible(page) == 14

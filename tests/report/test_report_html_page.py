@@ -60,6 +60,16 @@ def test_hostile_names_stay_text(hostile_page):
     assert "&lt;img src=x onerror=" in hostile_page
 
 
+def test_characters_that_turn_text_around_or_break_a_drawing_are_made_visible(hostile_page):
+    assert "\u202e" not in hostile_page
+    assert "\\u202emirror" in hostile_page
+    record = recorded()
+    for measurement in record["measurements"]:
+        measurement["model"] = "a\x01b\ud800c"
+    record["measurements"][0]["model"] = "another"  # so that titles of drawings name it
+    assert "a\\u0001b\\ud800c" in page.render([record]).encode("utf-8").decode("utf-8")
+
+
 def test_ids_are_there_once_and_links_lead_somewhere():
     elements = Elements(page.render([failing()], history())).found
     ids = [attributes["id"] for _, attributes in elements if "id" in attributes]
@@ -139,6 +149,15 @@ def test_a_record_that_the_page_cannot_show_names_the_file_and_the_place(tmp_pat
     assert cli.main(["report", written(tmp_path, record), "-o", str(tmp_path / "page.html")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "run.json: measurements[3]" in line
+
+
+def test_what_a_picture_is_made_of_may_be_malformed_too(tmp_path, capsys):
+    record = recorded()
+    scan = next(each for each in record["measurements"] if each["metric"] == "layer_sensitivity")
+    scan["detail"]["layers"][5]["depth"] = "deep"
+    assert cli.main(["report", written(tmp_path, record), "-o", str(tmp_path / "page.html")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "not as a run record is" in line
 
 
 def test_places_that_are_no_place_for_a_page(tmp_path, capsys):

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
+from pytest_quant.errors import QuantError
+from pytest_quant.report.html.escaping import all_visible, visible
+
 SVG = "http://www.w3.org/2000/svg"
 INK, FAINT, GRID, ACCENT, BAD, ALLOWED = (
     f"var(--{name})" for name in ("ink", "muted", "grid", "accent", "bad", "allowed")
@@ -66,8 +69,11 @@ def draw(plot: Plot, name: str) -> Picture:
     """Draw a picture; ``name`` begins every id in it, so that several may stand in one page."""
     import vl_convert
 
-    spec = {**plot.chart.to_dict(validate=False), "config": _config()}
-    drawn = vl_convert.vegalite_to_svg(json.dumps(spec), vl_version=_version(spec))
+    spec = {**all_visible(plot.chart.to_dict(validate=False)), "config": _config()}
+    try:
+        drawn = vl_convert.vegalite_to_svg(json.dumps(spec), vl_version=_version(spec))
+    except ValueError as error:
+        raise QuantError(f"{plot.title}: cannot be drawn: {str(error).splitlines()[0]}") from error
     return Picture(plot.title, plot.description, accessible(drawn, plot, name), plot.table, plot.wide)
 
 
@@ -88,7 +94,7 @@ def accessible(svg: str, plot: Plot, name: str) -> str:
     root.set("aria-describedby", f"{name}-desc")
     for place, (tag, text) in enumerate((("title", plot.title), ("desc", plot.description))):
         element = ElementTree.Element(f"{{{SVG}}}{tag}", {"id": f"{name}-{tag}"})
-        element.text = text
+        element.text = visible(text)
         root.insert(place, element)
     return ElementTree.tostring(root, encoding="unicode")
 

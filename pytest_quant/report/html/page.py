@@ -14,6 +14,7 @@ from typing import Any
 from pytest_quant import __version__, atomic
 from pytest_quant.report.html import layers, narrowing, rooflines, timeline, tradeoff, view
 from pytest_quant.report.html.drawing import Picture, Plot, draw
+from pytest_quant.report.html.escaping import visible
 
 Record = Mapping[str, Any]
 
@@ -50,13 +51,17 @@ def render(records: Sequence[Record], history: timeline.History | None = None) -
     from markupsafe import Markup
 
     told = view.page(records, __version__)
+    try:
+        sections = tuple(_sections(told, history))
+    except view.DAMAGE as error:
+        raise view.damaged("what the pictures are made of", error) from error
     style, script = _file("style.css"), _file("script.js")
     environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, finalize=_shown
     )
     return environment.from_string(_file("page.html.jinja")).render(
         page=told,
-        sections=tuple(_sections(told, history)),
+        sections=sections,
         style=Markup(style),
         script=Markup(script),
         style_hash=_hash(style),
@@ -114,7 +119,7 @@ def _sections(told: view.Page, history: timeline.History | None) -> Iterable[Sec
         series, left_out = timeline.plots(history)
         notes = list(history.damaged)
         if left_out:
-            notes.append(f"{left_out} more series are not drawn: of one run, or beyond {timeline.MOST}.")
+            notes.append(f"{left_out} series not drawn: of a single run, or beyond the first {timeline.MOST}.")
         yield drawn.section(
             "history",
             "Across commits",
@@ -140,6 +145,11 @@ class _Drawn:
                 plot = replace(plot, title=f"{plot.title}, run {again}")
             pictures.append(draw(plot, f"p{self._count}"))
         return Section(name, title, lead, tuple(pictures), tuple(notes))
+
+
+def _shown(value: object) -> object:
+    """What the template writes of a value; what is markup already is left alone."""
+    return visible(value) if type(value) is str else value
 
 
 def _file(name: str) -> str:

@@ -42,7 +42,7 @@ SYMBOLS = {
 }
 _NAMED = 3
 """Broken gates that the head of the page names."""
-_DAMAGE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, ZeroDivisionError)
+DAMAGE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, ZeroDivisionError)
 """What a record of another shape than docs/run-record.md raises in those who read it."""
 
 
@@ -204,8 +204,8 @@ def run(record: Record) -> Run:
             rows.append((_title(each), _row(place, each)))
             if is_broken(each, failed):
                 broken.append(_broken(each))
-        except _DAMAGE as error:
-            raise _damaged(f"measurements[{place}]", error) from error
+        except DAMAGE as error:
+            raise damaged(f"measurements[{place}]", error) from error
     try:
         environment = record["environment"]
         hardware = environment["hardware"]
@@ -227,8 +227,8 @@ def run(record: Record) -> Run:
             commit=str(environment.get("commit", "")),
             started=str(environment.get("started", "")),
         )
-    except _DAMAGE as error:
-        raise _damaged("environment, skipped, troubles", error) from error
+    except DAMAGE as error:
+        raise damaged("environment, skipped, troubles", error) from error
 
 
 def is_broken(record: Record, failed: Collection[Any] | None) -> bool:
@@ -444,10 +444,11 @@ def _protocols(measurements: Sequence[Record]) -> tuple[str, ...]:
 def _list(record: Record, name: str) -> Sequence[Record]:
     found = record.get(name)
     if not isinstance(found, list):
-        raise _damaged(name, TypeError("expected a list"))
+        raise damaged(name, TypeError("expected a list"))
     return found
 
 
-def _damaged(place: str, error: Exception) -> QuantError:
+def damaged(place: str, error: Exception) -> QuantError:
+    """What to say of a record that :data:`DAMAGE` was raised for."""
     what = f"no {error}" if isinstance(error, KeyError) else str(error)
     return QuantError(f"{place}: not as a run record is ({what}). Write the run record anew with --quant-json.")
