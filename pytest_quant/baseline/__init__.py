@@ -1,5 +1,6 @@
 """Accepted measurements of earlier commits: one reviewable JSON file for each hardware and model."""
 
+from pytest_quant.baseline.checking import Checked, Finding, check, files_at
 from pytest_quant.baseline.compare import Match, identity_difference, lookup
 from pytest_quant.baseline.folder import Contents, contents
 from pytest_quant.baseline.joining import Conflict, Joined, Source, join, place
@@ -20,15 +21,19 @@ __all__ = [
     "MIGRATIONS",
     "SCHEMA",
     "BaselineError",
+    "Checked",
     "Conflict",
     "Contents",
     "Entry",
     "File",
+    "Finding",
     "Joined",
     "Match",
     "Source",
     "canonical",
+    "check",
     "contents",
+    "files_at",
     "find_other_hardware",
     "identity_difference",
     "identity_hash",

@@ -65,11 +65,12 @@ def read(path: str | Path) -> File | None:
     Raises BaselineError if it is malformed, or not a regular file, or cannot be read.
     """
     path = Path(path)
-    content = _bytes(path)
+    content = read_bytes(path)
     return None if content is None else _decode(content, path)
 
 
-def _bytes(path: Path) -> bytes | None:
+def read_bytes(path: Path) -> bytes | None:
+    """The content of a file, None only if there is none. Raises BaselineError if it cannot be had."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise BaselineError(f"{path}: is not a regular file, so it is no baseline. Move it away and record anew.")
@@ -82,8 +83,13 @@ def _bytes(path: Path) -> bytes | None:
 
 
 def _decode(content: bytes, path: Path) -> File:
+    return parse(readable(content, path), path)
+
+
+def readable(content: bytes, path: Path) -> str:
+    """The text of a file. Raises BaselineError if it is none."""
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         file = shlex.quote(str(path))
@@ -91,7 +97,6 @@ def _decode(content: bytes, path: Path) -> File:
             f"{path}: line {line}: found binary data (byte {error.start} is not UTF-8), expected a baseline in JSON. "
             f"Restore it with `git checkout -- {file}`, or delete it and record anew."
         ) from None
-    return parse(text, path)
 
 
 def find_other_hardware(root: str | Path, hardware_key: str, model: str) -> list[tuple[str, Path]]:
@@ -143,7 +148,7 @@ def write(path: str | Path, file: File) -> bool:
     """
     path = Path(path)
     content = render(file, path).encode()
-    existing = _bytes(path)
+    existing = read_bytes(path)
     if existing == content:
         return False
     if existing is not None:
