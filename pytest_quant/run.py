@@ -90,31 +90,13 @@ class Run:
     @cached_property
     def session(self) -> Session:
         from pytest_quant.report.progress import for_config
+        from pytest_quant.run_settings import settings_of
         from pytest_quant.session import Session
-        from pytest_quant.settings import Settings
 
         told = self.options
         together, lane = self._workers
-        settings = Settings(
-            corpus=told.corpus,
-            protocol=told.protocol,
-            chat_template=told.chat_template,
-            max_windows=told.max_windows,
-            confidence=told.confidence,
-            full=told.full,
-            matrix=told.matrix,
-            cache_dir=told.cache_dir,
-            checkpoints=told.checkpoints,
-            quantize=told.quantize,
-            calibration=told.calibration,
-            speed_budget=told.speed_budget,
-            price=told.price,
-            accept=told.accept,
-            tasks=told.tasks,
-            workers=getattr(self.config, "workerinput", {}).get("workercount", 0),
-            lane=lane,
-            together=together,
-        )
+        workers = getattr(self.config, "workerinput", {}).get("workercount", 0)
+        settings = settings_of(told, workers=workers, lane=lane, together=together)
         return Session(settings, for_config(self.config))
 
     @cached_property

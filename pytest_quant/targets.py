@@ -94,7 +94,7 @@ def resolve(node: pytest.Item, fixtures: Collection[str], formats: tuple[str, ..
     marker = markers.quant(marks) or schemas.Quant()
     gates = tuple(located(gate, options.rootpath) for gate in markers.gates(marks))
     markers.check_stacked((place, mark) for place, mark in node.iter_markers_with_node())
-    spec = _spec(marker, options)
+    spec = spec_of(marker, options)
     if registry.get(spec.reference).quantized:
         raise UsageError(f"reference={spec.reference!r} is a quantized format; use fp32, bf16 or fp16")
     gated = tuple(name for name in formats if name != spec.reference or len(formats) == 1)
@@ -125,7 +125,8 @@ def located(gate: Gate, rootpath: Path) -> Gate:
     return replace(gate, parameters=tuple(parameters))
 
 
-def _spec(marker: schemas.Quant, options: Options) -> ModelSpec:
+def spec_of(marker: schemas.Quant, options: Options) -> ModelSpec:
+    """What a marker, and the options where it leaves something out, say of the model."""
     model = local_folder(options.rootpath, marker.model) or options.model
     if model is None:
         raise UsageError(
