@@ -8,7 +8,6 @@ import json
 import os
 import shlex
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,7 +102,7 @@ def run(told: argparse.Namespace) -> int:
     text = file.render(written, formats)
     if not told.dry_run:
         _write(output, text, force=told.force)
-    steps = _next(told, output)
+    steps = _next(told, output, options.baseline_path)
     if told.json:
         data = {
             "schema": 1,
@@ -136,6 +135,7 @@ def _measured(
 ) -> tuple[Written, list[tuple[str, tuple[Finding, ...]]], Sequence[tuple[str, str]]]:
     """What the file says, its formats with what was measured of each, and the formats that were left out."""
     from pytest_quant import asking
+    from pytest_quant.environment import clock, timestamp
     from pytest_quant.formats import registry
     from pytest_quant.init.choosing import choose, reference_for
     from pytest_quant.init.file import Written
@@ -178,7 +178,7 @@ def _measured(
         reference=reference,
         text=text,
         machine=device.name,
-        date=time.strftime("%Y-%m-%d"),
+        date=timestamp(clock())[:10],
         source={name: value for name, value in source.items() if value is not None},
     )
     return written, formats, chosen.left_out
@@ -294,10 +294,10 @@ def _plain(finding: Finding) -> dict[str, Any]:
     return data
 
 
-def _next(told: argparse.Namespace, output: Path) -> list[str]:
+def _next(told: argparse.Namespace, output: Path, baselines: Path) -> list[str]:
     """The commands that come after this one, once the file is there."""
     place = os.path.relpath(output)
     return [
         shlex.join(["pytest", "--quant-baseline", *_words(told.pytest_arguments), place]),
-        shlex.join(["git", "add", place, "quant-baselines"]),
+        shlex.join(["git", "add", place, os.path.relpath(baselines)]),
     ]

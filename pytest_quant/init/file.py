@@ -78,16 +78,23 @@ def reason(finding: Finding) -> str | None:
 
 
 def _test(name: str, findings: Sequence[Finding]) -> str:
-    lines = [f"@pytest.mark.quant(formats=[{_literal(name)}])"]
+    """One format's test; where it has no limit at all, only why: a test without gates would always be green."""
+    if not any(isinstance(finding.result, Limit) for finding in findings):
+        return _comment(f"{name} has no test; " + "; ".join(f"{one.metric}: {reason(one)}" for one in findings))
+    lines = [f"@pytest.mark.quant(formats=[{_literal(name)}])\n"]
     for finding in findings:
         if isinstance(finding.result, Limit):
             limit = f"{finding.result.argument}={finding.result.value!r}"
-            lines.append(f"@pytest.mark.{finding.metric}({limit})  # measured {figures(finding)}")
+            lines.append(f"@pytest.mark.{finding.metric}({limit})  # measured {figures(finding)}\n")
         else:
-            text = f"no {finding.metric}: {reason(finding)}"
-            lines += textwrap.wrap(" ".join(text.split()), 117, initial_indent="# ", subsequent_indent="#   ")
+            lines.append(_comment(f"no {finding.metric}: {reason(finding)}"))
     function = re.sub(r"\W+", "_", name).strip("_").lower()
-    return "\n".join([*lines, f"def test_{function}(quant_model): ..."]) + "\n"
+    return "".join([*lines, f"def test_{function}(quant_model): ...\n"])
+
+
+def _comment(text: str) -> str:
+    lines = textwrap.wrap(" ".join(text.split()), 117, initial_indent="# ", subsequent_indent="#   ")
+    return "\n".join(lines) + "\n"
 
 
 def _plain(text: str) -> str:

@@ -12,7 +12,7 @@ from pytest_quant.cli import main
 from pytest_quant.gates.measurement import Quantity
 from pytest_quant.init import file
 from pytest_quant.init.file import Written
-from pytest_quant.init.limits import Limit
+from pytest_quant.init.limits import Limit, Refused
 from pytest_quant.init.measure import Finding
 
 QUALITY = ("--metrics", "perplexity_delta,token_agreement,memory_budget")
@@ -226,7 +226,16 @@ def test_a_folder_without_a_model_is_told(here, capsys):
     assert "config.json" in capsys.readouterr().err
 
 
-def test_hostile_names_stay_words(here):
+def test_a_format_without_a_limit_gets_no_test_that_would_always_be_green():
+    sound = Finding("memory_budget", Limit("max_ratio", 0.3), Quantity.exact(0.29, "x"))
+    broken = Finding("perplexity_delta", Refused("it is broken", broken=True), Quantity.exact(9.0, "x"))
+    told = Written("m", "m", "fp32", "text", "CPU", "2026-01-01", {})
+    source = file.render(told, [("int8", [broken]), ("nf4", [broken, sound])])
+    assert "# int8 has no test; perplexity_delta: it is broken\n" in source
+    assert [node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)] == ["test_nf4"]
+
+
+def test_hostile_names_stay_words():
     finding = Finding("perplexity_delta", Limit("max_ratio", 1.1), Quantity(1.05, 1.0, 1.1, "x"), (8, 64))
     noisy = Finding("throughput_ratio", 'measured while "\n""" import os\nos.abort()')
     told = Written('m"\n"""+x', 'm"""\\', "fp32", 'text"""', "CPU \\", "2026-01-01", {"revision": 'a"b'})
