@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_quant import answering, baseline
+from pytest_quant import answering, baseline, baseline_check
 from pytest_quant.cache import expanded
 from pytest_quant.counting import counted
 from pytest_quant.environment import timestamp
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 _DEFAULT = "quant-baselines"
 _DESCRIPTION = """Baselines are the accepted measurements of an earlier commit, which pytest --quant-baseline records
 and compares with. They lie in quant-baselines, a file for each hardware and model, made to be committed."""
-_CHECK = """Are these baseline files sound? Each is read as a run reads it (its JSON, its schema, finite numbers, no
-measurement twice, no conflict left by a merge), has to lie where a run looks for it, and to be byte for byte what a run
-writes. Exit code: 0 if all are, 1 if one is not (also when --fix has mended it), 2 if there is nothing to check."""
 _SELECTORS = ("hardware", "model", "format", "metric", "test", "older_than")
 
 
@@ -77,18 +74,7 @@ def add(commands: Subparsers) -> None:
         "fail writes nothing and exits with 1 (default: %(default)s)",
     )
 
-    check = _action(
-        actions,
-        "check",
-        _check,
-        "whether files are what a run writes and finds; for a pre-commit hook",
-        "pytest-quant baseline check",
-        "pytest-quant baseline check --fix quant-baselines",
-        "pytest-quant baseline check --json quant-baselines/nvidia-l4",
-    )
-    check.description = _CHECK
-    check.add_argument("places", metavar="PATH", nargs="*", help=f"folders or files (default: {_DEFAULT})")
-    check.add_argument("--fix", action="store_true", help="write those again that are sound but in another form")
+    baseline_check.add(actions)
 
     prune = _action(
         actions,
@@ -135,38 +121,6 @@ def _show(told: argparse.Namespace) -> int:
     elif not found.damaged:
         print(f"no baselines in {told.place}; pytest --quant-baseline records them")
     return 2 if found.damaged else 0
-
-
-def _check(told: argparse.Namespace) -> int:
-    places = [expanded(name) for name in told.places or [_DEFAULT]]
-    paths = list(dict.fromkeys(path for each in places for path in baseline.files_at(each)))
-    if not paths:
-        raise UsageError(
-            f"baseline check: no JSON file in {', '.join(map(str, places))}; `pytest --quant-baseline` records some"
-        )
-    checked = [baseline.check(path) for path in paths]
-    found = [finding for each in checked for finding in each.findings]
-    fixed = [each for each in checked if told.fix and any(finding.fixable for finding in each.findings)]
-    for each in fixed:
-        if each.file is not None:
-            baseline.write(each.path, each.file)
-    mended = {each.path for each in fixed}
-    left = [finding for finding in found if not (finding.fixable and finding.path in mended)]
-    if told.json:
-        data = {
-            "files": len(checked),
-            "problems": [{"file": str(one.path), "kind": one.kind, "problem": one.text} for one in left],
-            "fixed": sorted(path.as_posix() for path in mended),
-        }
-        return answering.answer(data, 1 if found else 0)
-    for finding in left:
-        print(finding.text)
-    for path in sorted(mended):
-        print(f"{path}: written in the form of a run; add it to the commit")
-    wrong = len({finding.path for finding in found})
-    verdict = f"{wrong} not as it should be" if wrong else "all sound"
-    print(f"{counted(len(checked), 'baseline file')} checked: {verdict}")
-    return 1 if found else 0
 
 
 def _merge(told: argparse.Namespace) -> int:

@@ -55,26 +55,30 @@ def add(commands: Subparsers) -> None:
     )
     parser.add_argument("model", metavar="MODEL", help="a folder or a hub id")
     parser.add_argument(
-        "--formats", metavar="A,B", default="", help="formats (default: the project's, else one of 8 bits and one of 4)"
+        "--formats",
+        metavar="A,B",
+        help="formats (default: the project's, else one of 8 bits and one of 4 that run here)",
     )
     parser.add_argument(
         "--reference", metavar="FORMAT", help="fp16, bf16 or fp32 (default: the project's; on a CPU fp32, not fp16)"
     )
     parser.add_argument(
-        "--metrics", metavar="A,B", default=",".join(USUAL), help=f"of {', '.join(METRICS)} (default: %(default)s)"
+        "--metrics", metavar="A,B", help=f"of {', '.join(METRICS)} (default: all of these but kl_divergence)"
     )
-    parser.add_argument("--output", metavar="FILE", default=_OUTPUT, help="where it is written (%(default)s)")
+    parser.add_argument("--output", metavar="FILE", default=_OUTPUT, help="where it goes (default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="replace a file that is there")
     parser.add_argument("--dry-run", action="store_true", help="print the file instead of writing it")
     parser.add_argument(
-        "--budget", metavar="SECONDS", type=float, default=120.0, help="to score a format, at most (%(default)g)"
+        "--budget",
+        metavar="SECONDS",
+        type=float,
+        default=120.0,
+        help="to score a format, at most (default: %(default)g)",
     )
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a hub model")
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a hub model")
-    parser.add_argument(
-        "--pytest-arguments", metavar="TEXT", default="", help="what pytest is told here too, such as a corpus"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--pytest-arguments", metavar="TEXT", help="what pytest is told here too, such as a corpus")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
     parser.set_defaults(run=run)
 
 
@@ -106,6 +110,7 @@ def run(told: argparse.Namespace) -> int:
     if told.json:
         data = {
             "schema": 1,
+            "exit_code": 1 if broken else 0,
             "model": written.model,
             "reference": written.reference,
             "machine": written.machine,
@@ -154,7 +159,7 @@ def _measured(
     remote = True if told.trust_remote_code else None
     marker = Quant(model=named, reference=reference, revision=told.revision, trust_remote_code=remote)
     spec = spec_of(marker, options)
-    asked = [registry.get(name).name for name in told.formats.replace(",", " ").split()]
+    asked = [registry.get(name).name for name in (told.formats or "").replace(",", " ").split()]
     if reference in asked:
         raise UsageError(
             f"--formats={told.formats}: {reference} is the reference; name formats that are compared with it"
@@ -199,7 +204,9 @@ def _shown(progress: Any) -> Iterator[None]:
         progress.clear()
 
 
-def _metrics(text: str) -> tuple[str, ...]:
+def _metrics(text: str | None) -> tuple[str, ...]:
+    if text is None:
+        return USUAL
     names = tuple(dict.fromkeys(text.replace(",", " ").split()))
     for name in names:
         if name not in METRICS:
@@ -211,9 +218,9 @@ def _metrics(text: str) -> tuple[str, ...]:
     return names
 
 
-def _words(text: str) -> list[str]:
+def _words(text: str | None) -> list[str]:
     try:
-        return shlex.split(text)
+        return shlex.split(text or "")
     except ValueError as error:
         raise UsageError(f"--pytest-arguments={text}: {error}; write them as for a shell") from None
 

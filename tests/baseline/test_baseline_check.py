@@ -43,7 +43,7 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
 def test_what_a_run_wrote_is_sound(root, capsys):
     assert told(capsys) == (0, "2 baseline files checked: all sound\n", "")
     code, out, _ = told(capsys, "--json", str(small(root)))
-    assert (code, json.loads(out)) == (0, {"schema": 1, "files": 1, "problems": [], "fixed": []})
+    assert (code, json.loads(out)) == (0, {"schema": 1, "exit_code": 0, "files": 1, "problems": [], "fixed": []})
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,8 @@ def test_another_form_is_found_and_mended(root, capsys):
     assert "baseline check --fix" in out
     code, out, _ = told(capsys, "--fix", "--json")
     assert code == 1  # a hook that changed files is red, as the commit has to be made again
-    assert json.loads(out) == {"schema": 1, "files": 2, "problems": [], "fixed": [small(root).as_posix()]}
+    mended = [small(root).as_posix()]
+    assert json.loads(out) == {"schema": 1, "exit_code": 1, "files": 2, "problems": [], "fixed": mended}
     assert small(root).read_bytes() == sound
     assert told(capsys)[0] == 0
 
