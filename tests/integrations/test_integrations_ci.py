@@ -20,7 +20,8 @@ from pytest_quant import publishing
 ROOT = Path(__file__).parents[2]
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
 SPEC, TEMPLATE = yaml.safe_load_all((ROOT / "templates" / "pytest-quant.gitlab-ci.yml").read_text(encoding="utf-8"))
-HOSTILE = "\"; touch pwned; $(touch pwned) `touch pwned` '"
+HOSTILE = '"; touch pwned; echo "$(touch pwned)'
+"""Runs a command wherever it is pasted into a script, within double quotes or without any."""
 GATE = """
 import pytest
 
@@ -190,6 +191,12 @@ def test_tests_are_lines_and_may_hold_spaces(runner):
     process, _, _ = act("gates", runner, tests="test two words.py\n", pytest_arguments="-v -k 'plain or nothing'")
     assert process.returncode == 0, process.stdout + process.stderr
     assert "1 passed" in process.stdout
+
+
+@pytest.mark.parametrize("script", [f'echo "{HOSTILE}"', f"echo {HOSTILE}"])
+def test_the_hostile_text_would_be_run_if_it_were_pasted(runner, script):
+    shell(script, runner, {})
+    assert (runner / "pwned").exists()
 
 
 @pytest.mark.parametrize("name", ["tests", "pytest_arguments", "baseline_path", "update_baseline", "history", "report"])
