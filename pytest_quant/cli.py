@@ -25,6 +25,8 @@ GROUPS: tuple[tuple[str, Mapping[str, str]], ...] = (
         "Is it still good?",
         {
             "compare": "pytest_quant.compare",
+            "history": "pytest_quant.history_command",
+            "report": "pytest_quant.report_command",
             "baseline": "pytest_quant.baseline_commands",
         },
     ),
@@ -38,6 +40,7 @@ GROUPS: tuple[tuple[str, Mapping[str, str]], ...] = (
     (
         "Preparing",
         {
+            "init": "pytest_quant.init.command",
             "reference": "pytest_quant.reference_command",
             "quantize": "pytest_quant.quantize",
             "config": "pytest_quant.config_command",
