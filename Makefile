@@ -1,4 +1,5 @@
 # make demo: set up, then gate the real model. make test: set up, then test the plugin itself.
+# make docs: the documentation site, into build/docs, without a network.
 # make test-vllm: the engine vLLM on a CPU, in an environment of its own, since it pins its own torch and transformers.
 # Both work on a fresh machine with Python 3.10 or newer, and need no network but the package index.
 
@@ -12,7 +13,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-vllm lint clean
+.PHONY: demo test test-vllm docs lint clean
 
 demo: $(MODEL)
 	$(BIN)/pytest examples --quant-baseline --quant-missing=record
@@ -22,6 +23,9 @@ test: $(MODEL)
 
 test-vllm: $(MODEL) .venv-vllm/installed
 	$(VLLM)/pytest tests/vllm
+
+docs: .venv/installed
+	$(BIN)/sphinx-build -q -W --keep-going -n -b html docs build/docs
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -51,4 +55,4 @@ $(MODEL): .venv/installed examples/smollm2.py
 	touch $@
 
 clean:
-	rm -rf .venv .venv-vllm .models quant-baselines
+	rm -rf .venv .venv-vllm .models quant-baselines build docs/generated

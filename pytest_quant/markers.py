@@ -17,13 +17,14 @@ from pytest_quant.metrics.workload import CACHES, PHASES
 from pytest_quant.schemas import GATES, Quant
 from pytest_quant.spec import packed
 
-_CHOICES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
+CHOICES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "throughput_ratio": {"phase": PHASES, "cache": (None, *CACHES)},
     "energy_ratio": {"phase": PHASES, "cache": (None, *CACHES)},
     "cost_ratio": {"phase": PHASES, "cache": (None, *CACHES)},
     "memory_budget": {"of": ("weights", "activations", "peak", "kv_cache")},
     "layer_sensitivity": {"of": ("layer", "block"), "strategy": (None, "tensor", "channel", "group")},
 }
+"""What some parameters may be, by marker."""
 _ABOVE_ZERO = (
     *("min", "max_ratio", "max_gb", "max_gib", "max_joules", "max_usd"),
     *("min_recovery", "min_accuracy", "min_prefix", "min_same"),
@@ -161,7 +162,7 @@ def _gate(mark: pytest.Mark, *, limits_required: bool = True) -> Gate:
     defaults = {f.name: f.default for f in fields(schema) if f.name not in (*kinds, "min_effect")}
     parameters = {name: arguments.get(name, default) for name, default in defaults.items()}
     for name, value in parameters.items():
-        choices = _CHOICES.get(mark.name, {}).get(name)
+        choices = CHOICES.get(mark.name, {}).get(name)
         if choices is not None and value not in choices:
             known = (choice for choice in choices if choice is not None)
             raise UsageError(f"{_shown(mark, name)} must be one of {', '.join(map(repr, known))}")

@@ -13,14 +13,24 @@ class Verdict(str, Enum):
     """
 
     PASSED = "passed"
+    """Within its limit, and not worse than its baseline: green."""
     FAILED = "failed"
+    """Beyond its limit, or NaN: red."""
     NEW = "new"
+    """Had no baseline, and was recorded: green."""
     MISSING = "missing"
+    """Has no baseline where one is required: red."""
     REGRESSED = "regressed"
+    """Worse than its baseline: red, until it is accepted."""
     IMPROVED = "improved"
+    """Better than its baseline: green."""
     INCOMPARABLE = "incomparable"
+    """The baseline is of another model, protocol or parameters: red where baselines are required; or its file is
+    damaged: always red."""
     INCONCLUSIVE = "inconclusive"
+    """The interval contains the limit: red in CI, else green."""
     NOT_MEASURED = "not-measured"
+    """There is no number: the proof failed, or the reference answers NaN: red."""
 
     def __str__(self) -> str:
         return self.value
