@@ -1,53 +1,86 @@
-"""Every example in the documentation is executed: tests on the real model, commands with their output."""
+"""Every example in the documentation is executed, or checked as far as its kind allows.
+
+Tests run on the real model, commands are compared with their output, settings go through the reader of options, scripts
+through bash and the command's parser.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
+import subprocess
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
+from docs_blocks import blocks, commands
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-BLOCK = re.compile(r"^```(\w*|python vllm)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-"""What is for vLLM is run where that is, by tests/vllm."""
-
-
+LITERALLY = {"tutorial.md"}
+"""Pages that are run from their first command to their last, by a test of their own."""
+SHOWN = {"text", "{toctree}"}
+"""Kinds that are only looked at: output that differs from machine to machine, and the site's own."""
+CHECKED = {"python", "python vllm", "console", "ini", "toml", "sh", "yaml", "json"}
+"""Kinds of which each block is executed or checked; what is for vLLM is run where that is, by tests/vllm."""
 CONFTEST = "# conftest.py"
 
 
-def blocks(kind: str):
-    """Each block of a kind; a conftest.py belongs to the Python block after it."""
+def examples(*kinds: str, without: Collection[str] = LITERALLY):
+    """The blocks of some kinds in all pages, those apart that are run literally."""
     for page in PAGES:
-        conftest = ""
-        for number, match in enumerate(BLOCK.finditer(page.read_text(encoding="utf-8"))):
-            if match[1] != kind:
-                continue
-            if match[2].startswith(CONFTEST):
-                conftest = match[2]
-                continue
-            source = (match[2], conftest) if kind == "python" else (match[2],)
-            yield pytest.param(*source, id=f"{page.stem}-{number}")
-            conftest = ""
+        for block in blocks(page.read_text(encoding="utf-8")) if page.name not in without else ():
+            if block.kind in kinds:
+                yield page, block
 
 
-def commands(block: str):
-    """Each command of a console block, with the lines that are shown below it."""
-    parts = re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
-    for part in parts:
-        command, _, output = part.partition("\n")
-        yield command.partition("  #")[0].strip(), output.splitlines()
+def sources(*kinds: str):
+    """As parameters of a test."""
+    return [pytest.param(block.text, id=f"{page.stem}-{block.line}") for page, block in examples(*kinds)]
+
+
+def settings():
+    """Each block of settings as the parameters of a test, those of the tutorial too."""
+    found = examples("ini", "toml", without=())
+    return [pytest.param(block.kind, block.text, id=f"{page.stem}-{block.line}") for page, block in found]
+
+
+def python():
+    """Each block of Python and the conftest.py before it; one that several pages show counts once."""
+    seen, before, found = set(), {}, []
+    for page, block in examples("python"):
+        if block.text.startswith(CONFTEST):
+            before[page] = block.text
+            continue
+        source = (block.text, before.pop(page, ""))
+        if source not in seen:
+            seen.add(source)
+            found.append(pytest.param(*source, id=f"{page.stem}-{block.line}"))
+    return found
 
 
 def test_there_are_examples():
-    assert len(list(blocks("python"))) >= 5
-    assert len(list(blocks("console"))) >= 3
+    assert len(python()) >= 20
+    assert len(sources("console")) >= 8
+
+
+def test_every_block_is_of_a_kind_that_is_executed_or_only_shown():
+    for page in PAGES:
+        for block in blocks(page.read_text(encoding="utf-8")):
+            assert block.kind in CHECKED | SHOWN, f"{page.name}:{block.line}: what is done with {block.kind!r}?"
+
+
+def test_no_fence_is_left_open():
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        fences = len(re.findall(r"^```", text, re.MULTILINE))
+        assert fences == 2 * len(blocks(text)), page.name
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("source, conftest", blocks("python"))
+@pytest.mark.parametrize("source, conftest", python())
 def test_python(real_project, source, conftest):
     real_project.conftest(conftest)
     real_project.ini(f"quant_model = {real_project.model}", "quant_max_windows = 4")
@@ -68,8 +101,8 @@ def test_python(real_project, source, conftest):
 
 
 @pytest.mark.usefixtures("libraries")  # what a run within this process imports first is forgotten with it
-@pytest.mark.parametrize("block", blocks("console"))
-def test_console(pytester, monkeypatch, capsys, block):
+@pytest.mark.parametrize("block", sources("console"))
+def test_console(pytester, capsys, block):
     from pytest_quant.cli import main
 
     (pytester.path / ".models").symlink_to(ROOT / ".models")
@@ -93,6 +126,59 @@ def test_console(pytester, monkeypatch, capsys, block):
             assert line in printed
 
 
+@pytest.mark.parametrize("kind, block", settings())
+def test_settings(pytester, kind, block):
+    """As a run reads them: a value that means nothing is an error, and so is an unknown name."""
+    from pytest_quant import options
+
+    (pytester.path / {"ini": "pytest.ini", "toml": "pyproject.toml"}[kind]).write_text(block)
+    assert options.read(pytester.parseconfigure("--strict-config")).rootpath == pytester.path
+
+
+@pytest.mark.parametrize("block", sources("sh"))
+def test_scripts(block):
+    checked = subprocess.run(["bash", "-n", "-c", block], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+    understood(block)
+
+
+@pytest.mark.parametrize("block", sources("yaml"))
+def test_pipelines(block):
+    yaml = pytest.importorskip("yaml")  # transformers brings it
+    scripts = list(_scripts(yaml.safe_load(block)))
+    assert scripts
+    for script in scripts:
+        understood(script)
+
+
+def test_json():
+    for _, block in examples("json"):
+        json.loads(block.text)
+
+
+def understood(script: str) -> None:
+    """Each ``pytest-quant`` of a script is one that the command's parser takes."""
+    from pytest_quant.cli import _parser
+
+    for line in script.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["pytest-quant"]:
+            _parser().parse_args(words[1:])
+
+
+def _scripts(node):
+    """The shell scripts of a GitHub or GitLab pipeline."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key in ("run", "script", "before_script"):
+                yield value if isinstance(value, str) else "\n".join(value)
+            else:
+                yield from _scripts(value)
+    elif isinstance(node, list):
+        for each in node:
+            yield from _scripts(each)
+
+
 def test_every_option_in_the_documentation_exists(pytestconfig):
     known = set(vars(pytestconfig.option))
     for page in PAGES:
@@ -102,5 +188,6 @@ def test_every_option_in_the_documentation_exists(pytestconfig):
 
 def test_links_lead_somewhere():
     for page in PAGES:
-        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / link).exists(), f"{page.name}: {link}"
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            if not link.startswith(("https://", "http://")):
+                assert (page.parent / link).exists(), f"{page.name}: {link}"

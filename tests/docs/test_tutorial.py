@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from blocks import blocks, commands, not_printed
+from docs_blocks import blocks, commands, not_printed
 
 ROOT = Path(__file__).parents[2]
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
