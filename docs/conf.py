@@ -25,6 +25,7 @@ root_doc = "index"
 exclude_patterns = ["_build", "_ext"]
 
 myst_heading_anchors = 4  # as GitHub's
+smartquotes = False  # what is typed stays as it is typed
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

@@ -39,8 +39,11 @@ class ModelHandle:
     ) -> None:
         self._loaded: TransformersModel | VllmModel | None = loaded
         self.format = format
+        """What it is in."""
         self.support = support
+        """How the device runs that, and why."""
         self.name = name
+        """The model's name, as people say it."""
         self._shape: list[ModelShape | None] = []
         self.checkpoint = checkpoint
         """Where a format that is made beforehand lies, with the record of how it was made, if there is one."""
@@ -71,10 +74,12 @@ class ModelHandle:
 
     @property
     def tokenizer(self) -> Any:
+        """Its own, of transformers."""
         return self.loaded.tokenizer
 
     @property
     def device(self) -> Device:
+        """What it runs on."""
         return self.loaded.device
 
     @property

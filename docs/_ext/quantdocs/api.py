@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from quantdocs import rst
 
+YIELDED = "What fixtures yield"
+"""Nobody makes these by hand, so how they are made is not told."""
+ONLY = {
+    "pytest_quant.model.ModelHandle": (
+        *("model", "tokenizer", "format", "device", "support", "proof"),
+        *("weight_bytes", "checkpoint", "name", "generate"),
+    )
+}
+"""The members that are told of a class of which others are our own affair."""
 SECTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "What fixtures yield": (
+    YIELDED: (
         "",
         (
             "pytest_quant.model.ModelHandle",
@@ -72,5 +81,7 @@ def _directive(name: str) -> str:
     last = name.rpartition(".")[2]
     if last.islower():
         return f".. autofunction:: {name}\n"
-    kind = "exception" if last.endswith(_ERRORS) else "class"
-    return f".. auto{kind}:: {name}\n   :members:\n   :show-inheritance:\n"
+    if last.endswith(_ERRORS):
+        return f".. autoexception:: {name}\n   :members:\n   :show-inheritance:\n"
+    made_by_us = "()" if name in SECTIONS[YIELDED][1] else ""
+    return f".. autoclass:: {name}{made_by_us}\n   :members: {', '.join(ONLY.get(name, ()))}".rstrip() + "\n"

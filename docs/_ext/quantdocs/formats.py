@@ -3,38 +3,43 @@
 from __future__ import annotations
 
 from pytest_quant.formats import registry
+from pytest_quant.formats.backend import Backend
 from pytest_quant.formats.format import Format, QuantizationArgs
 from quantdocs import rst
 
 INTRODUCTION = """
-The built-in formats. ``int4@hqq`` is the format of that library; behind any of them may stand a KV cache format
-(``nf4+kv-int4``). :doc:`How they are used, and what each one costs </formats>`.
+The built-in formats by library. ``int4@hqq`` is the format of that library; behind any of them may stand a KV cache
+format (``nf4+kv-int4``). :doc:`How they are used, and what each one costs </formats>`. Bits a weight are those of a
+quantized weight, its share of the scales included; what is not quantized comes on top.
 """
 
 
 def page() -> str:
-    """A table of all formats, in the registry's order."""
-    headers = ("name", "library", "weights", "activations", "where it comes from", "``pip install``")
-    rows = [_row(format) for format in registry.formats().values()]
-    return rst.page(rst.title("Formats and libraries"), INTRODUCTION, rst.table(headers, rows))
+    """A table of each library's formats, in the registry's order."""
+    backends, _ = registry.backends()
+    return rst.page(rst.title("Formats and libraries"), INTRODUCTION, *map(_library, backends))
+
+
+def _library(backend: Backend) -> str:
+    headers = ("name", "weights", "activations", "bits a weight", "comes from")
+    table = rst.table(headers, map(_row, backend.formats), widths=(26, 22, 22, 12, 18))
+    return f"{rst.title(backend.name, '-')}\n{rst.block('text', f'pip install {backend.install}')}\n{table}"
 
 
 def _row(format: Format) -> tuple[str, ...]:
-    backend = registry.backend(format)
-    weights = f"{scheme(format.weights)}; {format.bits_per_weight:.4g} bits a weight" if format.quantized else ""
+    if not format.quantized:
+        return (rst.code(format.name), format.name, "", f"{format.weights.num_bits}", "the model")
     return (
         rst.code(format.name),
-        backend.name,
-        weights or scheme(format.weights),
+        scheme(format.weights),
         "" if format.input_activations is None else scheme(format.input_activations),
-        "a checkpoint made beforehand" if format.from_checkpoint else "made while the model is loaded",
-        rst.code(backend.install),
+        f"{format.bits_per_weight:.4g}",
+        "a checkpoint" if format.from_checkpoint else "the model",
     )
 
 
 def scheme(args: QuantizationArgs) -> str:
     """A representation in words."""
-    if args.num_bits >= 16:
-        return f"{args.type}{args.num_bits}"
-    shared = args.strategy if args.group_size is None else f"{args.strategy} of {args.group_size}"
-    return f"{args.type}{args.num_bits}, a scale for each {shared}" + ("" if args.symmetric else ", zero points")
+    size = "" if args.group_size is None else f" of {args.group_size}"
+    zero = "" if args.symmetric else ", with zero points"
+    return f"{args.type}{args.num_bits} per {args.strategy}{size}{zero}"

@@ -30,7 +30,9 @@ def page() -> str:
 
 
 def _signature(name: str, schema: type) -> str:
-    return f"{name}({', '.join(f'{field.name}={field.default!r}' for field in _ordered(name, schema))})"
+    arguments = [f"{field.name}={field.default!r}" for field in _ordered(name, schema)]
+    line = f"{name}({', '.join(arguments)})"
+    return line if len(line) < 70 else "\n".join([f"{name}(", *(f"    {argument}," for argument in arguments), ")"])
 
 
 def _ordered(name: str, schema: type) -> list[Field[Any]]:
