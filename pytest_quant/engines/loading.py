@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from pytest_quant.engines import memory, placing
+from pytest_quant.engines.libraries import require
 from pytest_quant.engines.quiet import quiet
 from pytest_quant.engines.shape import eligible, skeleton
 from pytest_quant.engines.source import ModelSource
@@ -240,8 +241,9 @@ def eligible_weights(config: Any, *, trust_remote_code: bool = False) -> dict[st
 def open_tokens(source: ModelSource) -> tuple[Tokens, int | None]:
     """The tokenizer of a model, and the longest sequence that its config names; no weight is read.
 
-    Raises :class:`UsageError` where there is no such model.
+    Raises :class:`UsageError` where there is no such model, :class:`Unsupported` without transformers.
     """
+    require(f"the tokenizer of {source.name!r}")
     from transformers import AutoConfig, AutoTokenizer
 
     opening = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}

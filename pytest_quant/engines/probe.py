@@ -58,10 +58,10 @@ def measure(device: Device, working_set: int, numerics: Collection[str]) -> Rate
 
 
 def _tried(probe: Callable[[], float | None]) -> float | None:
-    """What a probe found; ``None`` where torch refuses the device, the type or the memory."""
+    """What a probe found; ``None`` where torch is not installed or refuses the device, the type or the memory."""
     try:
         return probe()
-    except (RuntimeError, NotImplementedError, AssertionError, MemoryError):
+    except (ImportError, RuntimeError, NotImplementedError, AssertionError, MemoryError):
         return None
 
 

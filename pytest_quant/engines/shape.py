@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from pytest_quant.engines.libraries import require
 from pytest_quant.engines.quiet import quiet
 from pytest_quant.errors import UsageError
 from pytest_quant.roofline.shape import KVLayer, ModelShape
@@ -27,7 +28,8 @@ _TOKENS = (2, 3)
 
 def read(name: str, revision: str | None = None, trust_remote_code: bool = False) -> ModelShape:
     """The shape of the model in a folder or of a hub id, of which only the config is read. :class:`UsageError` where
-    there is none, or none of a causal language model."""
+    there is none, or none of a causal language model; :class:`Unsupported` without transformers."""
+    require(f"the config of {name!r}")
     from transformers import AutoConfig
 
     try:
