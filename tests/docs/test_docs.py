@@ -23,7 +23,7 @@ LITERALLY = {"tutorial.md"}
 """Pages that are run from their first command to their last, by a test of their own."""
 SHOWN = {"text", "{toctree}"}
 """Kinds that are only looked at: output that differs from machine to machine, and the site's own."""
-CHECKED = {"python", "python vllm", "console", "ini", "toml", "sh", "yaml", "json"}
+CHECKED = {"python", "python vllm", "console", "ini", "toml", "sh", "bash", "yaml", "json"}
 """Kinds of which each block is executed or checked; what is for vLLM is run where that is, by tests/vllm."""
 CONFTEST = "# conftest.py"
 
@@ -135,7 +135,7 @@ def test_settings(pytester, kind, block):
     assert options.read(pytester.parseconfigure("--strict-config")).rootpath == pytester.path
 
 
-@pytest.mark.parametrize("block", sources("sh"))
+@pytest.mark.parametrize("block", sources("sh", "bash"))
 def test_scripts(block):
     checked = subprocess.run(["bash", "-n", "-c", block], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
@@ -145,9 +145,9 @@ def test_scripts(block):
 @pytest.mark.parametrize("block", sources("yaml"))
 def test_pipelines(block):
     yaml = pytest.importorskip("yaml")  # transformers brings it
-    scripts = list(_scripts(yaml.safe_load(block)))
-    assert scripts
-    for script in scripts:
+    read = yaml.safe_load(block)
+    assert isinstance(read, (dict, list))
+    for script in _scripts(read):
         understood(script)
 
 
