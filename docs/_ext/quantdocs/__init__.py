@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,9 @@ def write(source: Path) -> Mapping[str, Path]:
         path = folder / f"{name}.{'md' if name == 'changelog' else 'rst'}"
         text = page()
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
+            unfinished = path.with_suffix(f".{os.getpid()}")  # two builds at once may read what the other writes
+            unfinished.write_text(text, encoding="utf-8")
+            unfinished.replace(path)
         written[name] = path
     return written
 
