@@ -32,12 +32,12 @@ class Help(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Knows its own subcommands, takes no abbreviations, and raises :class:`UsageError` for a mistake."""
+    """Takes no abbreviations, raises :class:`UsageError` for a mistake, and has its help formatted by :class:`Help`,
+    whatever formatter a subcommand names."""
 
     def __init__(self, **told: Any) -> None:
-        told.setdefault("formatter_class", Help)
-        told.setdefault("allow_abbrev", False)  # a script must not break when an option of a like name is added
-        super().__init__(**told)
+        # A script must not break when an option of a like name is added: no abbreviations.
+        super().__init__(**{**told, "formatter_class": Help, "allow_abbrev": False})
         self.set_defaults(parser=self)  # of the innermost subcommand, once all is parsed
 
     def format_help(self) -> str:

@@ -31,12 +31,13 @@ def leaves() -> list[argparse.ArgumentParser]:
 
 
 def examples() -> list[list[str]]:
-    """The words behind ``pytest-quant`` of every example in every help text, up to where a shell takes over."""
+    """The words behind ``pytest-quant`` of every example in every help text, up to where a shell takes over, or where
+    two spaces begin a remark."""
     found = []
     for parser in parsers():
         _, _, text = (parser.epilog or "").partition("examples:\n")
         for line in re.findall(r"^  pytest-quant (.*)$", text, re.MULTILINE):
-            words = shlex.split(line, comments=True)
+            words = shlex.split(re.split(r"\s{2,}", line)[0], comments=True)
             ends = [place for place, word in enumerate(words) if word in (">", "|", "&&")]
             found.append(words[: ends[0]] if ends else words)
     return found
