@@ -35,7 +35,7 @@ def test_mistaken(quant_model): ...
         ("cost_ratio(max=1, price=-1)", "*cost_ratio(price=-1): must be dollars an hour, a number above 0*"),
         ("cost_ratio(price=2)", "*needs a limit: max=... or max_usd=...*"),
         ('memory_budget(max_gb=1, of="ram")', "*must be one of 'weights', 'activations', 'peak', 'kv_cache'*"),
-        ('quant(formats=["nf5"])', "*unknown format 'nf5'; the formats are fp32, bf16*"),
+        ('quant(formats=["nf5"])', "*unknown format 'nf5'; did you mean nf4?; the formats are fp32, bf16*"),
         ('quant(formats="int8")', "*must be a list of format names*"),
         ("quant(formats=[])", "*tests nothing*"),
         ('quant(reference="int8")\n@pytest.mark.perplexity_delta(max=1)', "*is a quantized format; use fp32*"),
