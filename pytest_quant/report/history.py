@@ -124,7 +124,7 @@ def _events(series: Series, head: str) -> Iterator[list[str]]:
     for point in series.points:
         if point.moved:
             drifted = f", drifting since {point.began[:10]}" if point.began else ""
-            yield [f"{head}: {point.moved} at {_named(point)}{drifted}", point.reason, _next(point)]
+            yield [f"{head}: {point.moved} at {_named(point)}{drifted}", point.reason, *_next(point)]
         elif point.event and not point.event.startswith("not judged"):
             by = f" ({point.change})" if point.change else ""
             yield [f"{head}: {point.event} at {_named(point)}{by}", *([point.reason] if point.reason else [])]
@@ -140,20 +140,17 @@ def _named(point: Point) -> str:
     return f"{commit} ({day})" + (f" {point.subject}" if point.subject else "")
 
 
-def _next(point: Point) -> str:
-    """The command that shows what was changed."""
+def _next(point: Point) -> list[str]:
+    """What lies between, and the command that shows what was changed: a line of its own, to be copied."""
     if point.dirty:
-        return "its working tree held changes that no commit has"
+        return ["its working tree held changes that no commit has"]
     if not point.commit:
-        return ""
-    bad = point.commit[:7]
-    if not point.before:
-        return f"see: git show {bad}"
-    good = point.before[:7]
-    if point.between == 1:
-        return f"see: git show {bad}"
+        return []
+    bad, good = point.commit[:7], point.before[:7]
+    if not good or point.between == 1:
+        return [f"git show {bad}"]
     among = f"{point.between} commits" if point.between else "commits that git does not know here"
-    return f"between {good} (as before) and it: {among}; see: git bisect start {bad} {good}"
+    return [f"from {good}, which was as before, to it: {among}", f"git bisect start {bad} {good}"]
 
 
 def _filled(sentences: Sequence[str]) -> list[str]:
