@@ -158,12 +158,12 @@ def test_json():
 
 def understood(script: str) -> None:
     """Each ``pytest-quant`` of a script is one that the command's parser takes."""
-    from pytest_quant.cli import _parser
+    from pytest_quant.cli import parser
 
     for line in script.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         if words[:1] == ["pytest-quant"]:
-            _parser().parse_args(words[1:])
+            parser().parse_args(words[1:])
 
 
 def _scripts(node):

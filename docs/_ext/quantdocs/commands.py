@@ -20,7 +20,7 @@ def page() -> str:
     """The command and every subcommand, in the order of its help."""
     parts = [rst.title("Command line"), INTRODUCTION]
     with mock.patch.dict(os.environ, {"COLUMNS": "80", "NO_COLOR": "1"}):
-        for parser in parsers(cli._parser()):
+        for parser in parsers(cli.parser()):
             parts += [rst.title(parser.prog, "-"), rst.block("text", parser.format_help())]
     return rst.page(*parts)
 

@@ -53,9 +53,8 @@ def _arguments(marker: str, schema: type) -> str:
 
 def _default(marker: str, field: Field[Any]) -> str:
     if marker == "quant":
-        options = {name for name, _, _ in declarations.OPTIONS} | {"quant-revision", "quant-trust-remote-code"}
-        option = f"quant-{field.name.replace('_', '-')}"
-        return f"``{option.replace('-', '_')}``" if option in options | {"quant-quantize"} else ""
+        ini = f"quant_{field.name}"
+        return f"``{ini}``" if ini in {option.ini for option in declarations.OPTIONS} else ""
     if field.name == "min_effect":
         return f"{MIN_EFFECT[marker]:g}"
     return "" if field.default is None else rst.code(repr(field.default))
