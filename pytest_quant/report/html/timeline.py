@@ -11,6 +11,8 @@ from pytest_quant.report.html.view import number
 from pytest_quant.sizes import shown_bytes
 
 SHORT = 7
+_LEVELS = 4
+"""Lines for the commits that are named above a picture."""
 MOST = 24
 """Pictures of one page, at most: those that moved before the others."""
 
@@ -127,7 +129,7 @@ def _chart(series: Series) -> Any:
             "moved": point.moved or "no",
             "told": f"{short(point)}, {_day(point)}: {_shown(point.value, series)} {series.unit}".replace(" bytes", "")
             + (f", {point.moved} {point.change}".rstrip() if point.moved else ""),
-            "word": f"{'▲' if point.moved == 'worse' else '▼'} {short(point)}" if point.moved else "",
+            "word": f"{point.moved} {short(point)}" if point.moved else "",
         }
         for place, point in enumerate(series.points)
     ]
@@ -159,7 +161,7 @@ def _chart(series: Series) -> Any:
     if any(row["word"] for row in rows):
         layers += [
             moved.mark_rule(strokeDash=[2, 3]).encode(x=x, color=colour),
-            _words(alt, rows, last, high),
+            *_words(alt, rows, last, high),
         ]
     if limit is not None and low <= limit <= high:
         line = alt.Chart(values([{"limit": limit}]))
@@ -167,16 +169,15 @@ def _chart(series: Series) -> Any:
     return alt.layer(*layers).properties(width=270, height=120)
 
 
-def _words(alt: Any, rows: Sequence[dict[str, Any]], last: int, high: float) -> Any:
-    """The commits that moved it, beside their lines, on the side where there is room."""
+def _words(alt: Any, rows: Sequence[dict[str, Any]], last: int, high: float) -> list[Any]:
+    """The commits that moved it, above their lines: one below the other, so that neighbours do not overlap."""
+    moved = [{**row, "top": high} for row in rows if row["word"]]
     layers = []
-    for right in (False, True):
-        some = [{**row, "top": high} for row in rows if row["word"] and (row["place"] > last / 2) == right]
-        mark = alt.Chart(values(some)).mark_text(
-            align="right" if right else "left", dx=-5 if right else 5, dy=6, fontSize=11
-        )
+    for level, row in enumerate(reversed(moved)):
+        align = "right" if row["place"] > last / 2 else "left"
+        mark = alt.Chart(values([row])).mark_text(align=align, dx=0, dy=-6 - 13 * (level % _LEVELS), fontSize=11)
         layers.append(mark.encode(x="place:Q", y="top:Q", text="word:N"))
-    return alt.layer(*layers)
+    return layers
 
 
 def _domain(rows: Sequence[dict[str, Any]], limit: float | None) -> tuple[float, float]:
@@ -186,4 +187,4 @@ def _domain(rows: Sequence[dict[str, Any]], limit: float | None) -> tuple[float,
     if limit is not None and (not high > low or abs(limit - (low + high) / 2) < 4 * (high - low)):
         low, high = min(low, limit), max(high, limit)
     room = 0.15 * (high - low) or 0.05 * abs(high) or 1.0
-    return low - room, high + 1.5 * room
+    return low - room, high + room
