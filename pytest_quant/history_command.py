@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pytest_quant import answering
 from pytest_quant.cache import expanded
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ probability of 1 % at most, in all its series together and however long it grows
 Exit code with --fail: 1 if the last run of a series is worse than what was accepted last (by a baseline, or at first);
 else 2 if nothing could be compared, or a file is damaged; else 0. Without --fail: 2 if a file is damaged, else 0."""
 _EXAMPLES = """examples:
-  pytest --quant-history=quant-history          keep a run: in CI, restore and save that folder by a cache
-  pytest-quant history                          what moved, and at which commit
+  pytest --quant-history=quant-history      # in CI: restore and save it
+  pytest-quant history                      # what moved, at which commit
   pytest-quant history --format nf4 --only-changed
-  pytest-quant history --since 1f0c2ab --fail   in CI: red while something is worse than at that commit"""
+  pytest-quant history --since 1f0c2ab --fail   # red while worse than there"""
 
 
 def add(commands: Subparsers) -> None:
@@ -37,7 +37,6 @@ def add(commands: Subparsers) -> None:
         help="the first commit at which a metric moved",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("place", metavar="DIR", nargs="?", default=_DEFAULT, help="where runs were kept (%(default)s)")
     parser.add_argument("--model", metavar="NAME", help="of this model")
@@ -47,7 +46,7 @@ def add(commands: Subparsers) -> None:
     parser.add_argument("--since", metavar="COMMIT", help="from this commit, or this date (2026-01-31), on")
     parser.add_argument("--only-changed", action="store_true", help="leave out what never moved")
     parser.add_argument("--fail", action="store_true", help="say by the exit code what was found")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    answering.add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -63,11 +62,10 @@ def run(told: argparse.Namespace) -> int:
     code = exit_code(asked, fail=told.fail, damaged=bool(found.damaged))
     shown = [each for each in asked if not told.only_changed or report.is_changed(each)]
     if told.json:
-        data = {"schema": report.SCHEMA, "runs": found.runs, "series": report.plain(shown), "exit_code": code}
+        data = {"runs": found.runs, "series": report.plain(shown)}
         if found.damaged:
             data["unreadable"] = list(found.damaged)
-        print(json.dumps(data, indent=1, sort_keys=True, allow_nan=False))
-        return code
+        return answering.answer(data, code)
     for line in report.table(shown, pictures=report.can_draw(sys.stdout.encoding)):
         print(line)
     print(*([""] if shown else []), report.summary(asked, found.runs, told.place), sep="\n" if shown else "")

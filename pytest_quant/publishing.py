@@ -8,12 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pytest_quant.errors import QuantError
 from pytest_quant.options import Options
 
 Record = dict[str, Any]
 """A run record (docs/run-record.md)."""
 Write = Callable[[Path, Record], list[str]]
-"""Writes a record to a place and returns what is to be said of it, a line each; :class:`OSError` where it cannot."""
+"""Writes a record to a place and returns what is to be said of it, a line each; :class:`OSError` or
+:class:`QuantError` where it cannot."""
 
 
 def publish(finished: Callable[[], Record], told: Options) -> tuple[list[str], list[str]]:
@@ -28,6 +30,8 @@ def publish(finished: Callable[[], Record], told: Options) -> tuple[list[str], l
             messages += write(place, record)
         except OSError as error:
             failed.append(f"{option}: {place} cannot be written: {error.strerror or error}")
+        except QuantError as error:
+            failed.append(f"{option}: {error}")
     return messages, failed
 
 

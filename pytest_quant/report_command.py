@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_quant import answering
 from pytest_quant.cache import expanded
 from pytest_quant.errors import QuantError, UsageError
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
-SCHEMA = 1
 _DESCRIPTION = """What did a run find, how near are its limits, and what does it look like? Writes one HTML file that
 needs no network: verdicts with their margins, quality against memory and speed, how each gate decided, layers, the
 roofline, the environment. Several records, such as those of shards, become one page, grouped by hardware."""
 _EXAMPLES = """examples:
-  pytest-quant report run.json                           writes quant-report.html
-  pytest-quant report run.json --history quant-history   with each measurement across commits
+  pytest-quant report run.json                # writes quant-report.html
+  pytest-quant report run.json --history quant-history   # across commits
   pytest-quant report shard1.json shard2.json -o all.html
-  pytest-quant report run.json -o run.md                 Markdown instead
+  pytest-quant report run.json -o run.md      # Markdown instead
 
 A run writes it by itself with pytest --quant-report=PATH.html."""
 
@@ -34,7 +33,6 @@ def add(commands: Subparsers) -> None:
         help="run records as an HTML page (or Markdown)",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("records", metavar="RUN.json", nargs="+", help="what pytest --quant-json wrote")
     parser.add_argument("--history", metavar="DIR", help="a folder of --quant-history, for pictures across commits")
@@ -45,7 +43,7 @@ def add(commands: Subparsers) -> None:
         default="quant-report.html",
         help="an .html or .md file (default: %(default)s)",
     )
-    parser.add_argument("--json", action="store_true", help="print what was written as JSON")
+    answering.add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -67,15 +65,13 @@ def run(told: argparse.Namespace) -> int:
     _write(place, content)
     if told.json:
         data = {
-            "schema": SCHEMA,
             "written": str(place),
             "bytes": len(content.encode("utf-8")),
             "records": list(told.records),
             "measurements": sum(len(record["measurements"]) for record in records),
         }
-        print(json.dumps(data, indent=1, sort_keys=True))
-    else:
-        print(f"written: {place}")
+        return answering.answer(data)
+    print(f"written: {place}")
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import shlex
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_quant import answering
 from pytest_quant.cache import expanded
 from pytest_quant.errors import NotMeasured, UsageError
 
@@ -51,7 +51,6 @@ def add(commands: Subparsers) -> None:
         help="write a first test file for a model, with measured limits",
         description=_ABOUT,
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", metavar="MODEL", help="a folder or a hub id")
     parser.add_argument(
@@ -78,7 +77,7 @@ def add(commands: Subparsers) -> None:
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a hub model")
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a hub model")
     parser.add_argument("--pytest-arguments", metavar="TEXT", help="what pytest is told here too, such as a corpus")
-    parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
+    answering.add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -93,7 +92,8 @@ def run(told: argparse.Namespace) -> int:
     from pytest_quant.init.project import options_for
 
     options = options_for(output, _words(told.pytest_arguments))
-    written, formats, left_out = _measured(told, options, model, metrics)
+    with answering.undisturbed(told):
+        written, formats, left_out = _measured(told, options, model, metrics)
 
     from pytest_quant.init import file
     from pytest_quant.init.limits import Limit, Refused
@@ -109,8 +109,6 @@ def run(told: argparse.Namespace) -> int:
     steps = _next(told, output, options.baseline_path)
     if told.json:
         data = {
-            "schema": 1,
-            "exit_code": 1 if broken else 0,
             "model": written.model,
             "reference": written.reference,
             "machine": written.machine,
@@ -121,8 +119,7 @@ def run(told: argparse.Namespace) -> int:
             "left_out": [{"format": name, "reason": why} for name, why in left_out],
             "next": steps,
         }
-        print(json.dumps({k: v for k, v in data.items() if v is not None}, indent=1, allow_nan=False))
-        return 1 if broken else 0
+        return answering.answer(data, 1 if broken else 0)
     notes = [f"{name}: left out; {why}" for name, why in left_out]
     notes += [
         f"{name} {one.metric}: no limit; {why}" for name, found in formats for one in found if (why := file.reason(one))

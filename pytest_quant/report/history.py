@@ -13,7 +13,6 @@ from pytest_quant.history.series import Point, Series
 from pytest_quant.report.columns import aligned
 from pytest_quant.sizes import shown_bytes
 
-SCHEMA = 1
 _WIDTH = 80
 _HEADERS = ("format", "metric", "runs", "first", "last", "trend", "state")
 _BLOCKS = "▁▂▃▄▅▆▇█"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ class Standing:
 def standing(record: Mapping[str, Any]) -> Standing:
     """The standing of a run, from its record alone."""
     measurements: Sequence[Mapping[str, Any]] = record["measurements"]
-    broken = tuple(each for each in measurements if _breaks(each, record))
+    broken = tuple(each for each in measurements if is_broken(each, record.get("failed")))
     of_gates = {each["test"] for each in broken}
     elsewhere = tuple(test for test in record.get("failed", ()) if test not in of_gates)
     troubles = record.get("troubles", ())
@@ -72,10 +72,12 @@ def named(record: Mapping[str, Any]) -> str:
     return f"{record['format']} {shown_metric(record)}"
 
 
-def _breaks(measurement: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
-    if "failed" not in record:  # of a version that did not say
+def is_broken(measurement: Mapping[str, Any], failed: Collection[Any] | None) -> bool:
+    """Whether a gate makes its run red. ``failed`` are the tests that did so, for whatever reason; None of a run record
+    that does not say (of an earlier version): then what breaks a build whatever it was told."""
+    if failed is None:
         return verdict(measurement) in _BROKEN
-    return bool(measurement.get("breaks")) and measurement["test"] in record["failed"]
+    return bool(measurement.get("breaks")) and measurement["test"] in failed
 
 
 def _listed(broken: Sequence[Mapping[str, Any]]) -> str:

@@ -15,6 +15,7 @@ from pytest_quant import __version__, atomic
 from pytest_quant.report.html import layers, narrowing, rooflines, timeline, tradeoff, view
 from pytest_quant.report.html.drawing import Picture, Plot, draw
 from pytest_quant.report.html.escaping import visible
+from pytest_quant.report.standing import is_broken
 
 Record = Mapping[str, Any]
 
@@ -77,9 +78,7 @@ def _sections(told: view.Page, history: timeline.History | None) -> Iterable[Sec
     plots = [
         plot
         for run, (_, measurements) in zip(told.runs, found, strict=True)
-        for plot in tradeoff.plots(
-            measurements, [view.is_broken(each, run.record.get("failed")) for each in measurements]
-        )
+        for plot in tradeoff.plots(measurements, [is_broken(each, run.record.get("failed")) for each in measurements])
     ]
     yield drawn.section(
         "tradeoff",

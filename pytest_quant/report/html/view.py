@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from pytest_quant.report.below import below
 from pytest_quant.report.margins import Margin, margins
 from pytest_quant.report.naming import shown_metric
 from pytest_quant.report.rows import LOUDEST, cells, remarks, title, verdict
+from pytest_quant.report.standing import is_broken
 
 Record = Mapping[str, Any]
 
@@ -229,14 +230,6 @@ def run(record: Record) -> Run:
         )
     except DAMAGE as error:
         raise damaged("environment, skipped, troubles", error) from error
-
-
-def is_broken(record: Record, failed: Collection[Any] | None) -> bool:
-    """Whether a gate makes the run red. ``failed`` are the tests that did so, for whatever reason; None of a run record
-    that does not say (of an earlier version): then what breaks a build whatever it was told."""
-    if failed is None:
-        return verdict(record) in ("failed", "not-measured", "regressed")
-    return bool(record.get("breaks")) and record["test"] in failed
 
 
 def number(value: float, digits: int = 3) -> str:
