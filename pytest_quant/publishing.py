@@ -64,9 +64,10 @@ def _json(place: Path, record: Record) -> list[str]:
 
 
 def _report(history: Path | None, place: Path, record: Record) -> list[str]:
+    from pytest_quant.history import read
     from pytest_quant.report.html import page
 
-    page.write(place, [record], None if history is None else page.read_history(history))
+    page.write(place, [record], None if history is None else read(history))
     return [f"report: {place}"]
 
 

@@ -55,10 +55,11 @@ def run(told: argparse.Namespace) -> int:
         raise UsageError(f"{place}: a report is written as .html or .md; name it so, such as quant-report.html")
     records = [read(Path(expanded(name))) for name in told.records]
     if is_html:
+        from pytest_quant.history import read as read_history
         from pytest_quant.report.html import libraries, page
 
         libraries.check()
-        history = None if told.history is None else page.read_history(Path(expanded(told.history)))
+        history = None if told.history is None else read_history(Path(expanded(told.history)))
         content = page.render(records, history)
     else:
         content = _markdown(records, told)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quant import __version__, atomic
+from pytest_quant.history.series import History
 from pytest_quant.report.html import layers, narrowing, rooflines, timeline, tradeoff, view
 from pytest_quant.report.html.drawing import Picture, Plot, draw
 from pytest_quant.report.html.escaping import visible
@@ -32,21 +33,13 @@ class Section:
     notes: tuple[str, ...]
 
 
-def write(place: Path, records: Sequence[Record], history: timeline.History | None = None) -> None:
+def write(place: Path, records: Sequence[Record], history: History | None = None) -> None:
     """Write the page of run records in one piece. :class:`OSError` where the system refuses, and
     :class:`~pytest_quant.errors.QuantError` for a record that is not as docs/run-record.md says."""
     atomic.replace(place, render(records, history).encode("utf-8"), prefix=place.name)
 
 
-def read_history(folder: Path) -> timeline.History:
-    """The history that a folder holds; :class:`~pytest_quant.errors.QuantError` where it cannot be read."""
-    from pytest_quant import history
-
-    found: timeline.History = history.read(folder)
-    return found
-
-
-def render(records: Sequence[Record], history: timeline.History | None = None) -> str:
+def render(records: Sequence[Record], history: History | None = None) -> str:
     """The page as text."""
     import jinja2
     from markupsafe import Markup
@@ -72,7 +65,7 @@ def render(records: Sequence[Record], history: timeline.History | None = None) -
     )
 
 
-def _sections(told: view.Page, history: timeline.History | None) -> Iterable[Section]:
+def _sections(told: view.Page, history: History | None) -> Iterable[Section]:
     drawn = _Drawn()
     found = [(run.hardware, run.record["measurements"]) for run in told.runs]
     plots = [

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
+from pytest_quant.history.series import History, Point, Series
 from pytest_quant.report.html.drawing import ACCENT, BAD, FAINT, Plot, Table, values
 from pytest_quant.report.html.view import number
 from pytest_quant.sizes import shown_bytes
@@ -15,57 +16,6 @@ _LEVELS = 4
 """Lines for the commits that are named above a picture."""
 MOST = 24
 """Pictures of one page, at most: those that moved before the others."""
-
-
-class Point(Protocol):
-    """One run's value; an attribute of :mod:`pytest_quant.history.series` each."""
-
-    @property
-    def commit(self) -> str | None: ...
-    @property
-    def started(self) -> str: ...
-    @property
-    def value(self) -> float: ...
-    @property
-    def low(self) -> float | None: ...
-    @property
-    def high(self) -> float | None: ...
-    @property
-    def verdict(self) -> str: ...
-    @property
-    def moved(self) -> str: ...
-    @property
-    def change(self) -> str: ...
-
-
-class Series(Protocol):
-    """One measurement over the runs."""
-
-    @property
-    def model(self) -> str: ...
-    @property
-    def format(self) -> str: ...
-    @property
-    def metric(self) -> str: ...
-    @property
-    def hardware(self) -> str: ...
-    @property
-    def unit(self) -> str: ...
-    @property
-    def limit(self) -> float | None: ...
-    @property
-    def smaller_is_better(self) -> bool | None: ...
-    @property
-    def points(self) -> Sequence[Point]: ...
-
-
-class History(Protocol):
-    """What ``pytest_quant.history.read`` returns."""
-
-    @property
-    def series(self) -> Sequence[Series]: ...
-    @property
-    def damaged(self) -> Sequence[str]: ...
 
 
 def plots(history: History) -> tuple[list[Plot], int]:
