@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_quant.report import changes
-from pytest_quant.report.figures import shown_bytes
+from pytest_quant.report.figures import plain, shown_bytes
 
 _BOTH = ("format", "reference")
 
@@ -33,9 +33,9 @@ def below(record: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _speed(record: Mapping[str, Any], which: str) -> str:
-    said = [f"{record[which]} {record[f'{which}_value']:.3g} tokens/s"]
+    said = [f"{record[which]} {plain(record[f'{which}_value'])} tokens/s"]
     if (bound := record.get("bounds", {}).get(which)) is not None:
-        said.append(f"{_share(bound['share'])} of at most {bound['tokens_per_second']:.3g} ({bound['regime']})")
+        said.append(f"{_share(bound['share'])} of at most {plain(bound['tokens_per_second'])} ({bound['regime']})")
     if (median := record.get(f"{which}_inter_token_p50_ms")) is not None:
         said.append(f"a token in {median:.3g} ms, 99% in {record[f'{which}_inter_token_p99_ms']:.3g}")
     return ", ".join(said)

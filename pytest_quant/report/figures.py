@@ -13,6 +13,11 @@ _UNITS = {"x": "x", "share": ""}
 """Units that do not stand behind a space."""
 
 
+def plain(value: float) -> str:
+    """Three digits, without an exponent where a number is large."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 def shown_value(record: Mapping[str, Any]) -> str:
     """The value of a record with its unit, its interval unless it is exact, and windows used of windows there."""
     shape = record["statistics"][record["limited"]] if "limited" in record else record

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from pytest_quant.report.figures import plain
 from pytest_quant.report.margins import margins
 
 
@@ -57,3 +58,8 @@ def test_a_limit_of_no_difference_leaves_no_budget():
     (found,) = margins(record("perplexity_delta", {"max": 0.0}, value=0.1, low=0.0, high=0.2))
     assert found.used is None
     assert found.room == pytest.approx(-0.1)
+
+
+@pytest.mark.parametrize("value, said", [(8412.0, "8,412"), (999.4, "999"), (85.47, "85.5"), (0.0123, "0.0123")])
+def test_large_rates_have_no_exponent(value, said):
+    assert plain(value) == said
