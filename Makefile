@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: demo test test-vllm docs lint clean
 
 demo: $(MODEL)
-	$(BIN)/pytest examples --quant-baseline --quant-missing=record
+	$(BIN)/pytest examples --quant-baseline --quant-missing=record --quant-report=build/quant-report.html
 
 test: $(MODEL)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
