@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pytest_quant.history.series import History, Point, Series
 
 _RECORDED = Path(__file__).parent / "report" / "recorded_run.json"
 HOSTILE = '</script><img src=x onerror="window.hurt=1">\'&amp;\u202emirror\U0001f999' + "x" * 200
@@ -88,42 +89,6 @@ def without(record: dict[str, Any], *path: str | int) -> dict[str, Any]:
     return found
 
 
-@dataclass(frozen=True)
-class Point:
-    """A run of a history."""
-
-    commit: str | None
-    started: str
-    value: float
-    low: float | None
-    high: float | None
-    verdict: str = "passed"
-    moved: str = ""
-    change: str = ""
-
-
-@dataclass(frozen=True)
-class Series:
-    """A measurement across runs."""
-
-    model: str
-    format: str
-    metric: str
-    hardware: str
-    unit: str
-    limit: float | None
-    smaller_is_better: bool | None
-    points: tuple[Point, ...]
-
-
-@dataclass(frozen=True)
-class History:
-    """What a folder of runs says."""
-
-    series: tuple[Series, ...]
-    damaged: tuple[str, ...] = ()
-
-
 def history(model: str = "SmolLM2-135M-Instruct") -> History:
     """Six runs, the fourth of which got worse."""
     points = tuple(
@@ -133,6 +98,7 @@ def history(model: str = "SmolLM2-135M-Instruct") -> History:
             value=0.2 + (0.5 if place >= 3 else 0.0),
             low=0.15 + (0.5 if place >= 3 else 0.0),
             high=None if place == 0 else 0.25 + (0.5 if place >= 3 else 0.0),
+            verdict="passed",
             moved="worse" if place == 3 else "",
             change="+0.5 ppl" if place == 3 else "",
         )

@@ -14,13 +14,13 @@ _MANY = 9.995
 
 def room(record: Mapping[str, Any]) -> str:
     """The margins of a record, one for each limit, in their order; empty where there is none."""
-    return "; ".join(_shown(record, each) for each in margins(record))
+    return "; ".join(shown(record, each) for each in margins(record))
 
 
 def tightest(record: Mapping[str, Any]) -> str:
     """The margin of the limit that is nearest, or farthest exceeded; empty where there is none."""
     found = margins(record)
-    return _shown(record, max(found, key=_tightness)) if found else ""
+    return shown(record, max(found, key=_tightness)) if found else ""
 
 
 def tightness(record: Mapping[str, Any]) -> float:
@@ -34,7 +34,7 @@ def _tightness(margin: Margin) -> float:
     return 0.0 if margin.room >= 0.0 else _MANY
 
 
-def _shown(record: Mapping[str, Any], margin: Margin) -> str:
+def shown(record: Mapping[str, Any], margin: Margin) -> str:
     """Such as ``0.75 ppl left, 25% used``; of a lower bound the room is at most so large."""
     unit = margin.symbol if margin.symbol in ("", "x") else f" {margin.symbol}"
     bound = _is_lower_bound(record, margin.name)

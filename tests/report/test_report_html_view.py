@@ -17,7 +17,7 @@ def only(record):
 def test_a_run_in_which_all_holds_names_the_tightest_gate():
     overall = only(recorded()).overall
     assert (overall.tone, overall.word) == ("good", "All 14 gates hold")
-    assert overall.reasons == ("Least room: int8 memory weights, 91% of the budget used (max 0.45x).",)
+    assert overall.reasons == ("Least room: int8 memory weights, 0.0408x left, 91% used (max 0.45x).",)
 
 
 def test_a_broken_gate_is_red_with_its_reason_and_what_to_do():
@@ -127,7 +127,7 @@ def test_runs_stand_by_their_hardware():
 def test_a_margin_in_words():
     rows = {(row.format, row.metric): row for group in only(recorded()).runs[0].groups for row in group.rows}
     (bar,) = rows["int8", "memory weights"].bars
-    assert bar.text == "0.0408x of room, 91% of the budget used"
+    assert bar.text == "0.0408x left, 91% used"
     assert 0.0 < bar.value < bar.limit < 1.0
     (agreement,) = rows["nf4", "same top token"].bars
     assert agreement.limit < agreement.value

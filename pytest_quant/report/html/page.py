@@ -16,6 +16,7 @@ from pytest_quant.history.series import History
 from pytest_quant.report.html import layers, narrowing, rooflines, timeline, tradeoff, view
 from pytest_quant.report.html.drawing import Picture, Plot, draw
 from pytest_quant.report.html.escaping import visible
+from pytest_quant.report.html.told import PROOF_HEADERS, Page
 from pytest_quant.report.standing import is_broken
 
 Record = Mapping[str, Any]
@@ -61,11 +62,11 @@ def render(records: Sequence[Record], history: History | None = None) -> str:
         style_hash=_hash(style),
         script_hash=_hash(script),
         safe=Markup,
-        proof_headers=view.PROOF_HEADERS,
+        proof_headers=PROOF_HEADERS,
     )
 
 
-def _sections(told: view.Page, history: History | None) -> Iterable[Section]:
+def _sections(told: Page, history: History | None) -> Iterable[Section]:
     drawn = _Drawn()
     found = [(run.hardware, run.record["measurements"]) for run in told.runs]
     plots = [
