@@ -162,6 +162,7 @@ def understood(script: str) -> None:
 
     for line in script.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
+        words = words[: next((place for place, word in enumerate(words) if word in (">", ">>", "|", "&&", "||")), None)]
         if words[:1] == ["pytest-quant"]:
             parser().parse_args(words[1:])
 
