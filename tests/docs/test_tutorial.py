@@ -52,7 +52,7 @@ def test_the_tutorial_from_its_first_command_to_its_last(reader, tmp_path):
             folder = Path((tmp_path / "folder").read_text().strip())
             fails = any(line.startswith("FAILED") for line in shown)
             assert ran.returncode == fails, f"{command}\n{ran.stdout}\n{ran.stderr}"
-            assert not_printed(shown, ran.stdout.splitlines(), tolerance=0.15) == [], f"{command}\n{ran.stdout}"
+            assert not_printed(shown, ran.stdout.splitlines(), tolerance=0.4) == [], f"{command}\n{ran.stdout}"
             red += fails
     assert red == 1
     assert not _shell("git status --porcelain quant-baselines", folder, reader).stdout, "the run changed no baseline"
