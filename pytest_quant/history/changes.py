@@ -13,11 +13,18 @@ than the runs of the level differ among themselves. What returns before is an ``
 ``not confirmed yet``. The spread is that of all runs of the level and of the new one, joined with a prior of
 :data:`_PRIOR_SPREAD` that counts as :data:`_PRIOR_FREEDOM` runs, so that young histories have one at all.
 
+What comes slowly makes the level's own runs differ, so that such a test never ends. Therefore the last runs of a level
+are compared with its first ones too, at each run, by the spread within either group alone (:func:`_drifted`).
+
+**What is unclear leaves the state as it was.** A last run that is disturbed, young, or of too few windows does not
+take back that an earlier level is known to be worse; where nothing is known to be worse, the state is ``open``.
+
 **One error rate for everything.** With a probability of at least 1 - :data:`ERROR_RATE` a history in which nothing ever
 moves is never said to have moved, in any of its series, at any time that somebody looks: the error is divided among the
-series, the runs (1 / (i (i + 1)) for the i-th) and the lengths k of what follows (2 / (k (k - 1))), which sum to 1
-however long the history grows. Windows of which a part was scored get their share in the same way. That holds for
-speeds whose noise is about normal; tests/history simulates it, with heavier tails too.
+series, steps and drifts (:data:`_DRIFT_SHARE`), the runs (1 / (i (i + 1)) for the i-th) and the lengths k of what
+follows (2 / (k (k - 1))), which sum to 1 however long the history grows. Windows of which a part was scored get their
+share in the same way. That holds for speeds whose noise is about normal; tests/history simulates it, with heavier tails
+too.
 
 Libraries for change points (ruptures, BSD) segment one signal of numbers, by a penalty that has to be chosen for it:
 they know nothing of pairs of windows, from which nearly all there is to know comes, and keep no error rate while a
@@ -51,7 +58,12 @@ _LEVEL_RUNS = 16
 """A speed's level is the median of so many first runs: later ones may have drifted."""
 _MEDIAN = math.sqrt(math.pi / 2.0)
 """Standard error of a normal median over that of the mean, at most."""
-_YOUNG = "not confirmed yet"
+_DRIFT_SHARE = 0.2
+"""Of a speed's error rate: what drifts may spend. They have more runs to be told by than steps."""
+_DRIFT_FIRST, _DRIFT_LAST, _DRIFT_FEWEST = 16, 8, 4
+"""A drift is told from so many first and last runs of a level, at most and at least."""
+YOUNG, OUTLIER, NOT_JUDGED = "not confirmed yet", "outlier", "not judged"
+"""Events; the last is followed by a colon and why."""
 _MOVES = {Verdict.REGRESSED: "worse", Verdict.IMPROVED: "better"}
 
 
@@ -95,12 +107,19 @@ def _stepwise(items: Sequence[Item], accepted: Sequence[bool], alpha: float) -> 
     findings = [Finding(0)]
     for place in range(1, len(items)):
         now = items[place]
+        if items[last].measurement.conditions and not now.measurement.conditions:
+            findings.append(Finding(level))  # the first run that a level can be told from
+            then = place if agreed == level else then
+            last, members, lost = place, [place], False
+            continue
         seen = _change(now, items[last], alpha / (place * (place + 1)))
         move = _MOVES.get(seen.verdict, "")
         if not move:
             undecided = seen.verdict in (Verdict.INCONCLUSIVE, Verdict.INCOMPARABLE)
             lost = undecided
-            findings.append(Finding(level, change=seen.shown, event=f"not judged: {seen.reason}" if undecided else ""))
+            findings.append(
+                Finding(level, change=seen.shown, event=f"{NOT_JUDGED}: {seen.reason}" if undecided else "")
+            )
             if not undecided:
                 members.append(place)
                 last = place if _seen(now) > _seen(items[last]) else last
@@ -115,9 +134,13 @@ def _stepwise(items: Sequence[Item], accepted: Sequence[bool], alpha: float) -> 
             agreed, then = level, last
     if len(items) < 2:
         return Found(tuple(findings))
-    if lost or level == agreed:
-        return Found(tuple(findings), "open" if lost else "same")
-    return Found(tuple(findings), _MOVES.get(_change(items[last], items[then], alpha).verdict, "same"))
+    moved = "" if level == agreed else _MOVES.get(_change(items[last], items[then], alpha).verdict, "")
+    return Found(tuple(findings), _state(moved or "same", unclear=lost))
+
+
+def _state(confirmed: str, *, unclear: bool) -> str:
+    """The state of a series, of the last level that is known, and of whether later runs left it open."""
+    return "open" if unclear and confirmed != "worse" else confirmed
 
 
 def _change(now: Item, then: Item, alpha: float) -> Change:
@@ -176,7 +199,7 @@ def _ratio(item: Item) -> _Ratio:
 def _timed(items: Sequence[Item], accepted: Sequence[bool], alpha: float) -> Found:
     """Runs after the level's, together against all of it."""
     ratios = [_ratio(item) for item in items]
-    findings = [Finding(0, event=f"not judged: {each.trouble}" if each.trouble else "") for each in ratios]
+    findings = [Finding(0, event=f"{NOT_JUDGED}: {each.trouble}" if each.trouble else "") for each in ratios]
     effects = [MIN_EFFECT[i.measurement.metric] if i.min_effect is None else i.min_effect for i in items]
     usable = [place for place, each in enumerate(ratios) if not each.trouble]
     level, members = 0, usable[:1]
@@ -187,46 +210,57 @@ def _timed(items: Sequence[Item], accepted: Sequence[bool], alpha: float) -> Fou
         here = _level(ratios, members)
         effect = -math.log1p(-min(effects[place], 0.99))
         group, returned = _group(ratios, usable[number:], here, effect)
+        steps = alpha * (1.0 - _DRIFT_SHARE)
         confirmed = next(
-            (k for k in range(_AGREE, len(group) + 1) if _apart(ratios, members, group[:k], effect, alpha)), 0
+            (k for k in range(_AGREE, len(group) + 1) if _apart(ratios, members, group[:k], effect, steps)), 0
         )
-        if confirmed:
-            new = _level(ratios, group[:confirmed])
-            start = next(k for k, each in enumerate(group) if _nearer(ratios[each].value, new, here))
-            members += usable[number : usable.index(group[start])]
+        drift = None if confirmed else _drifted(ratios, [*members, place], effect, alpha * _DRIFT_SHARE)
+        if confirmed or drift:
+            if drift:
+                here, new, start, end = drift
+            else:
+                new, end = _level(ratios, group[:confirmed]), group[confirmed - 1]
+                start = next(each for each in group if _nearer(ratios[each].value, new, here))
+            before = [each for each in usable if members[0] <= each < start]
             level += 1
             move = "worse" if new > here else "better"
-            near = ratios[members[-1]].value
-            step = abs(ratios[group[start]].value - near) >= abs(new - here) / 2.0
-            began = None if step else _crept(ratios, members, group[start], here)
+            near = ratios[before[-1]].value
+            step = not drift and abs(ratios[start].value - near) >= abs(new - here) / 2.0
+            began = None if step else _crept(ratios, before, start, here)
             shown = _shown(items[place].measurement.metric, new - here)
-            findings[group[start]] = Finding(level, move, shown, "", members[-1], began)
-            members = [each for each in usable if group[start] <= each <= group[confirmed - 1]]
-            for each in range(group[start] + 1, len(items)):
-                findings[each] = replace(findings[each], level=level)
-            number = usable.index(group[confirmed - 1]) + 1
+            findings[start] = Finding(level, move, shown, "", before[-1], began)
+            members = [each for each in usable if start <= each <= end]
+            for each in range(start + 1, len(items)):
+                event = findings[each].event if ratios[each].trouble else ""  # they were told against another level
+                findings[each] = replace(findings[each], level=level, event=event, change="")
+            for each in members[1:]:
+                findings[each] = replace(
+                    findings[each], change=_shown(items[each].measurement.metric, _of(ratios, each, new))
+                )
+            number = usable.index(end) + 1
             settled = here if agreed == level - 1 else settled
             if new <= settled or any(accepted[each] for each in members):
                 agreed = level
             continue
         far = bool(group) and group[0] == place and abs(_of(ratios, place, here)) >= effect
         shown = _shown(items[place].measurement.metric, _of(ratios, place, here))
-        event = ("outlier" if returned else _YOUNG) if far else ""
+        event = (OUTLIER if returned else YOUNG) if far else ""
         findings[place] = replace(findings[place], change=shown, event=event)
         members = [*members, place]
         if accepted[place] and not event:
             agreed = level
         number += 1
-    if len(usable) < 2:
+    if len(items) < 2:
         return Found(tuple(findings))
-    young = list(takewhile(lambda each: findings[each].event == _YOUNG, reversed(usable)))
+    young = list(takewhile(lambda each: findings[each].event == YOUNG, reversed(usable)))
     for earlier, finding in enumerate(findings):
-        if finding.event == _YOUNG and earlier not in young:  # the level has come to it since
+        if finding.event == YOUNG and earlier not in young:  # the level has come to it since
             findings[earlier] = replace(finding, event="")
-    if young or level == agreed:
-        return Found(tuple(findings), "open" if young else "same")
-    moved = _level(ratios, members) - settled
-    return Found(tuple(findings), "worse" if moved >= -math.log1p(-min(effects[usable[-1]], 0.99)) else "same")
+    state = "same"
+    if level != agreed:
+        moved = _level(ratios, [each for each in members if each not in young] or members) - settled
+        state = "worse" if moved >= -math.log1p(-min(effects[usable[-1]], 0.99)) else "same"
+    return Found(tuple(findings), _state(state, unclear=bool(young) or bool(ratios[-1].trouble) or len(usable) < 2))
 
 
 def _level(ratios: Sequence[_Ratio], members: Sequence[int]) -> float:
@@ -264,14 +298,44 @@ def _apart(ratios: Sequence[_Ratio], members: Sequence[int], group: Sequence[int
     here, there = _level(ratios, members), _level(ratios, group)
     if abs(there - here) < effect:
         return False
+    place, k = group[0], len(group)
+    return _chance(ratios, members, group) <= (_AGREE - 1) * alpha / (place * (place + 1) * k * (k - 1))
+
+
+def _chance(ratios: Sequence[_Ratio], members: Sequence[int], group: Sequence[int]) -> float:
+    """How probable it is that two groups of runs of one level lie so far apart."""
+    here, there = _level(ratios, members), _level(ratios, group)
     rests = [ratios[each].value - here for each in members] + [ratios[each].value - there for each in group]
     squares = math.fsum(rest**2 for rest in rests)
     freedom = _PRIOR_FREEDOM + len(rests) - 2
     variance = (_PRIOR_FREEDOM * _PRIOR_SPREAD**2 + squares) / freedom
     level = min(len(members), _LEVEL_RUNS)
     error = _MEDIAN * math.sqrt(variance * (1.0 / level + 1.0 / len(group)))
-    place, k = group[0], len(group)
-    return two_sided((there - here) / error, freedom) <= (_AGREE - 1) * alpha / (place * (place + 1) * k * (k - 1))
+    return two_sided((there - here) / error, freedom)
+
+
+def _drifted(
+    ratios: Sequence[_Ratio], members: Sequence[int], effect: float, alpha: float
+) -> tuple[float, float, int, int] | None:
+    """Where the last runs of a level are the effect or more away from its first ones, and beyond the spread within
+    either group: the level that was, the one that is, its first run, and the last; None where they are not.
+
+    The first run is the one after the last that was nearer to the old level.
+    """
+    third = len(members) // 3
+    first = members[: min(_DRIFT_FIRST, max(_DRIFT_FEWEST, third))]
+    last = members[-min(_DRIFT_LAST, max(_DRIFT_FEWEST, third)) :]
+    if len(members) < 2 * _DRIFT_FEWEST:
+        return None
+    here, there = _level(ratios, first), _level(ratios, last)
+    if abs(there - here) < effect:
+        return None
+    place = members[-1]
+    if _chance(ratios, first, last) > alpha / (place * (place + 1)):
+        return None
+    near = [number for number, each in enumerate(members) if _nearer(ratios[each].value, here, there)]
+    start = near[-1] + 1 if near else 1
+    return None if start == len(members) else (here, there, members[start], place)
 
 
 def _crept(ratios: Sequence[_Ratio], members: Sequence[int], place: int, here: float) -> int:

@@ -11,6 +11,8 @@ from history_examples import history, moves, only, ratios, speed, weights
 
 from pytest_quant.history.changes import ERROR_RATE, find
 
+HOT = [{"name": "hot", "text": "the device was hot"}]
+
 
 def nats(*by: float):
     return [[measured(by=each)] for each in by]
@@ -151,11 +153,48 @@ def test_a_slower_speed_that_a_baseline_accepts_is_accepted(tmp_path):
 
 
 def test_a_disturbed_run_counts_for_nothing(tmp_path):
-    hot = [{"name": "hot", "text": "the device was hot"}]
-    runs = [[speed(1.5)] for _ in range(5)] + [[speed(0.8, conditions=hot)] for _ in range(3)]
+    runs = [[speed(1.5)] for _ in range(5)] + [[speed(0.8, conditions=HOT)] for _ in range(3)]
     series = only(history(tmp_path, *runs))
     assert moves(series) == {}
     assert series.points[6].event == "not judged: the device was hot"
+
+
+def test_disturbed_runs_at_the_end_leave_it_open(tmp_path):
+    disturbed = [[speed(0.8, conditions=HOT)] for _ in range(3)]
+    series = only(history(tmp_path / "many", *([[speed(1.5)]] * 5), *disturbed))
+    assert (series.state, moves(series)) == ("open", {})
+    assert only(history(tmp_path / "few", [speed(1.5)], disturbed[0])).state == "open"
+    assert only(history(tmp_path / "none", *disturbed)).state == "open"
+
+
+@pytest.mark.parametrize("last", [speed(0.4), speed(1.5), speed(0.9, conditions=HOT)], ids=["slower", "fast", "hot"])
+def test_an_unclear_last_run_does_not_take_back_what_is_known_to_be_worse(tmp_path, last):
+    slow = [[speed(value)] for value in (1.5, 1.52, 1.49, 1.5, 1.51, 1.5, 0.9, 0.91, 0.89, 0.9)]
+    series = only(history(tmp_path, *slow, [last]))
+    assert (moves(series), series.state) == ({6: "worse"}, "worse")
+    assert series.points[-1].event
+
+
+def test_a_lost_or_disturbed_last_run_keeps_bytes_worse(tmp_path):
+    grown = [[weights(1e9)], [weights(1e9)], [weights(2e9)]]
+    assert only(history(tmp_path / "hot", *grown, [weights(2e9, conditions=HOT)])).state == "worse"
+    assert only(history(tmp_path / "fine", *grown[:2], [weights(1e9, conditions=HOT)])).state == "open"
+
+
+def test_a_disturbed_first_run_is_no_level(tmp_path):
+    runs = [[weights(3e9, conditions=HOT)], [weights(1e9)], [weights(1e9)], [weights(2e9)]]
+    series = only(history(tmp_path, *runs))
+    assert (moves(series), series.state) == ({3: "worse"}, "worse")
+
+
+@pytest.mark.parametrize("step, runs, spread", [(0.03, 20, 0.01), (0.01, 40, 0.02), (0.002, 200, 0.02)])
+def test_a_drift_amid_noise_ends_worse(step, runs, spread):
+    random = np.random.default_rng(11)
+    for _ in range(5):
+        logs = [-step * place + spread * random.standard_normal() for place in range(runs)]
+        found = find(ratios(logs), share=0.25)
+        assert found.state == "worse"
+        assert "worse" in {each.moved for each in found.runs}
 
 
 def test_a_slow_drift_of_speed_is_found():
