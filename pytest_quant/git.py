@@ -53,6 +53,16 @@ def commits(hashes: Iterable[str], folder: Path) -> dict[str, Commit]:
     return places
 
 
+def first_parents(folder: Path) -> frozenset[str] | None:
+    """The commits that were checked out before the one that is now, each the first parent of the next: what a merge
+    brought in is not among them. None where git does not know, as in a shallow clone."""
+    shallow = _git(folder, "rev-parse", "--is-shallow-repository")
+    if shallow is None or shallow.strip() != "false":
+        return None
+    walked = _git(folder, "rev-list", "--first-parent", "HEAD")
+    return None if walked is None else frozenset(walked.split())
+
+
 def between(good: str, bad: str, folder: Path) -> int | None:
     """How many commits lie on the way from ``good`` to ``bad``, the latter counted; None where git does not know, or
     one does not lead to the other."""

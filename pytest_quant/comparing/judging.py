@@ -181,7 +181,9 @@ def _without_equal(item: Item, rest: dict[Any, Item]) -> Row:
 def _unmeasured(gate: Unmeasured, rest: dict[Any, Item]) -> Row:
     """A gate without a number, beside what the other side has on its question."""
     asked = (gate.hardware, gate.model, gate.metric, gate.format)
-    other = next((each for each in rest.values() if _question(each) == asked and _same(gate.parameters, each)), None)
+    other = next(
+        (each for each in rest.values() if _question(each) == asked and same_parameters(gate.parameters, each)), None
+    )
     if other is not None:
         del rest[other.key]
     return Row(*asked, gate.verdict, gate.parameters, other, reason=gate.reason)
@@ -192,7 +194,8 @@ def _question(item: Item) -> tuple[str, str, str, str]:
     return item.hardware, measured.model, measured.metric, measured.format
 
 
-def _same(parameters: Mapping[str, Any], item: Item) -> bool:
+def same_parameters(parameters: Mapping[str, Any], item: Item) -> bool:
+    """Whether an item's question may be the one that these parameters are of."""
     return all(item.parameters.get(name, value) == value for name, value in parameters.items())
 
 

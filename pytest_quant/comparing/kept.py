@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pytest_quant.comparing.sides import Item, Side
+from pytest_quant.comparing import run_record
+from pytest_quant.comparing.judging import same_parameters
+from pytest_quant.comparing.sides import Item, Side, Unmeasured
 from pytest_quant.errors import QuantError
 
 if TYPE_CHECKING:
@@ -33,14 +36,14 @@ def is_history(place: Path) -> bool:
 
 
 def side(folder: Path, commit: str) -> Side:
-    """What all runs of a commit measured, or the run that began last: of several numbers for one question the last
-    counts. Raises :class:`QuantError` where there is no such run, or the name is of two commits."""
+    """What all runs of a commit measured, such as its shards; ``latest`` is the commit of the run that began last.
+    Raises :class:`QuantError` where there is no such run, or the name is of two commits."""
     from pytest_quant.history.store import runs
 
     found, damaged = runs(folder)
     found.sort(key=lambda run: run.started)
     if commit == _LATEST:
-        chosen = found[-1:]
+        chosen = [run for run in found if run.commit is not None and run.commit == found[-1].commit] or found[-1:]
     elif len(commit) < _FEWEST:
         raise QuantError(f"{folder}@{commit}: name {_FEWEST} characters of the commit's hash or more, or `latest`.")
     else:
@@ -55,22 +58,44 @@ def side(folder: Path, commit: str) -> Side:
 
 
 def _joined(where: str, chosen: Sequence[Run], damaged: Sequence[str]) -> Side:
+    """The runs, in their order, as one side. What a test says later replaces what it said before, a number or that
+    there is none; what two tests say on one question is joined as within one run."""
+    items: dict[Any, dict[str, Item]] = {}
+    unmeasured: dict[Any, Unmeasured] = {}
+    for run in chosen:
+        for item in run.side.items:
+            for key in [key for key, gate in unmeasured.items() if gate.test == item.test and _is_on(gate, item)]:
+                del unmeasured[key]
+        for gate in run.side.unmeasured:
+            for told in items.values():
+                if (before := told.get(gate.test)) is not None and _is_on(gate, before):
+                    del told[gate.test]
+            asked = (
+                gate.hardware,
+                gate.model,
+                gate.metric,
+                gate.format,
+                gate.test,
+                repr(sorted(gate.parameters.items())),
+            )
+            unmeasured[asked] = gate
+        for item in run.side.items:
+            items.setdefault(item.key, {})[item.test] = item
     sides = [run.side for run in chosen]
-    items = {item.key: item for side in sides for item in side.items}
-    measured = {_question(item) for item in items.values()}
-    without = [gate for gate in sides[-1].unmeasured if (gate.model, gate.metric, gate.format) not in measured]
     hardware = {key: known for side in sides for key, known in side.hardware.items()}
     return Side(
         where,
-        tuple(items.values()),
+        tuple(reduce(run_record.both, told.values()) for told in items.values() if told),
         hardware,
-        tuple(sides[-1].unmeasured if len(sides) == 1 else without),
+        tuple(unmeasured.values()),
         {test: reason for side in sides for test, reason in side.skipped.items()},
         (next(iter(hardware)) if len(hardware) == 1 else None, None),
         tuple(damaged),
     )
 
 
-def _question(item: Item) -> tuple[str, str, str]:
+def _is_on(gate: Unmeasured, item: Item) -> bool:
+    """Whether a gate without a number asked for what was measured."""
     measured = item.measurement
-    return measured.model, measured.metric, measured.format
+    asked = item.hardware, measured.model, measured.metric, measured.format
+    return asked == (gate.hardware, gate.model, gate.metric, gate.format) and same_parameters(gate.parameters, item)

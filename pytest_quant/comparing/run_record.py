@@ -71,7 +71,7 @@ def side(data: Mapping[str, Any], place: Path) -> Side:
             continue
         item = read.item(record, key, recorded, at)
         other = items.get(item.key)
-        items[item.key] = item if other is None else _both(other, item)
+        items[item.key] = item if other is None else both(other, item)
     skipped = {}
     for number, skip in enumerate(read.of(data, "skipped", list, "")):
         at = f"skipped[{number}]"
@@ -83,7 +83,8 @@ def side(data: Mapping[str, Any], place: Path) -> Side:
     return Side(str(place), tuple(items.values()), known, tuple(unmeasured), skipped, scope)
 
 
-def _both(one: Item, other: Item) -> Item:
+def both(one: Item, other: Item) -> Item:
+    """Two gates on one question as one."""
     counted = [(each.measurement.windows or (each.measurement.rounds or 0, 0))[0] for each in (one, other)]
     chosen = other if counted[1] > counted[0] else one
     return replace(

@@ -12,10 +12,10 @@ from pytest_quant import baseline, git
 from pytest_quant.comparing.judging import stack
 from pytest_quant.comparing.sides import Item
 from pytest_quant.environment import timestamp
-from pytest_quant.errors import UsageError
 from pytest_quant.gates.gate import LIMITS, MAIN
 from pytest_quant.gates.verdict import Verdict
-from pytest_quant.history import changes, store
+from pytest_quant.history import absence, changes, store
+from pytest_quant.history.beginning import since_then
 from pytest_quant.history.series import History, Point, Series
 from pytest_quant.report.naming import shown_metric
 from pytest_quant.report.rows import LOUDEST
@@ -28,11 +28,21 @@ _PARTS = ("model", "protocol", "reference", "format", "engine")
 
 @dataclass(frozen=True)
 class Told:
-    """One measurement of one run, with what the run's record says of it."""
+    """One measurement of one run, with what the run's record says of it: once for each gate that asked for it."""
 
     run: store.Run
     item: Item
-    record: Mapping[str, Any]
+    records: tuple[Mapping[str, Any], ...]
+
+    @property
+    def loudest(self) -> Mapping[str, Any]:
+        """The record of the gate whose verdict is the one of all."""
+        order = {word: place for place, word in enumerate(LOUDEST)}
+        return min(self.records, key=lambda record: order.get(_verdict(record), len(order)))
+
+    @property
+    def tests(self) -> frozenset[str]:
+        return frozenset(str(record["test"]) for record in self.records)
 
     @property
     def question(self) -> tuple[str, str, str, str, str]:
@@ -50,24 +60,37 @@ class _Line:
     def holds(self, told: Told) -> bool:
         return any(each.item.key == told.item.key for each in self.told)
 
+    def pieces(self) -> dict[Any, list[int]]:
+        """The places of the line, by identity."""
+        found: dict[Any, list[int]] = {}
+        for place, each in enumerate(self.told):
+            found.setdefault(each.item.key, []).append(place)
+        return found
+
     def differences(self, told: Told) -> list[str]:
         return baseline.identity_difference(self.told[-1].item.measurement.identity, told.item.measurement.identity)
 
 
-def read(folder: Path, since: str | None = None) -> History:
+def read(folder: Path, since: str | None = None, *, everything: bool = False) -> History:
     """What the run records in a folder say. ``since`` is the beginning of a commit's hash, or a date: what is earlier
-    does not count.
+    does not count. Runs of commits that are not on the way to the one that is checked out are left out; with
+    ``everything`` they are series of their own, in which nothing is judged.
 
-    Raises :class:`QuantError` where there is no such folder, or no such commit.
+    Raises :class:`QuantError` where there is no such folder, and :class:`UsageError` where ``since`` names no run.
     """
     runs, damaged = store.runs(folder)
-    known = _known(runs, folder)
-    runs = _from(in_order(runs, known), since)
-    found = lines(runs)
-    pieces = sum(len(_identities(line.told)) for line in found)
-    series = [_series(line.told, runs, known, folder, 1.0 / max(pieces, 1)) for line in found]
-    series.sort(key=lambda each: (each.hardware, each.model, each.format, each.metric))
-    return History(tuple(series), tuple(damaged), len(runs))
+    known, around = _known(runs, folder)
+    runs = since_then(in_order(runs, known), since)
+    line = git.first_parents(around) if known else None
+    apart = [run for run in runs if line is not None and run.commit in known and run.commit not in line]
+    main = [run for run in runs if run not in apart]
+    found = lines(main)
+    share = 1.0 / max(sum(len(line.pieces()) for line in found), 1)
+    series = [_series(line, main, known, folder, share) for line in found]
+    if everything:
+        series += [replace(_series(line, apart, known, folder, 0.0), apart=True) for line in lines(apart)]
+    series.sort(key=lambda each: (each.apart, each.hardware, each.model, each.format, each.metric))
+    return History(tuple(series), tuple(damaged), len(main), len(apart))
 
 
 def in_order(runs: Sequence[store.Run], known: Mapping[str, git.Commit]) -> list[store.Run]:
@@ -112,52 +135,39 @@ def lines(runs: Iterable[store.Run]) -> list[_Line]:
 
 
 def _measured(run: store.Run) -> list[Told]:
-    records = {}
+    records: dict[Any, list[Mapping[str, Any]]] = {}
     for record in run.record["measurements"]:
         if "value" in record:
             asked = record["metric"], record["format"], baseline.canonical(record["identity"])
-            records[record["model"], asked] = record
+            records.setdefault((record["model"], asked), []).append(record)
     return [
-        Told(run, item, records[item.measurement.model, item.entry.key])
+        Told(run, item, tuple(records[item.measurement.model, item.entry.key]))
         for item in run.side.items
         if math.isfinite(item.measurement.value)
     ]
 
 
-def _known(runs: Sequence[store.Run], folder: Path) -> dict[str, git.Commit]:
-    """What git knows of the commits: the repository around the folder, or else the one around us."""
+def _known(runs: Sequence[store.Run], folder: Path) -> tuple[dict[str, git.Commit], Path]:
+    """What git knows of the commits, and where: in the repository around the folder, or else the one around us."""
     hashes = {run.commit for run in runs if run.commit}
-    places = [git.commits(hashes, place) for place in dict.fromkeys((folder.resolve(), Path.cwd()))]
-    return max(places, key=len)
-
-
-def _from(runs: list[store.Run], since: str | None) -> list[store.Run]:
-    if since is None:
-        return runs
-    if since[:4].isdecimal() and "-" in since:
-        return [run for run in runs if run.started >= since]
-    first = next((place for place, run in enumerate(runs) if (run.commit or "").startswith(since.lower())), None)
-    if first is None:
-        raise UsageError(f"--since={since}: no run is of that commit; name one of the table, or a date (2026-01-31)")
-    return runs[first:]
-
-
-def _identities(told: Sequence[Told]) -> dict[Any, list[int]]:
-    """The places of a line, by identity."""
-    found: dict[Any, list[int]] = {}
-    for place, each in enumerate(told):
-        found.setdefault(each.item.key, []).append(place)
-    return found
+    places = [(git.commits(hashes, place), place) for place in dict.fromkeys((folder.resolve(), Path.cwd()))]
+    return max(places, key=lambda found: len(found[0]))
 
 
 def _series(
-    told: Sequence[Told], runs: Sequence[store.Run], known: Mapping[str, git.Commit], folder: Path, share: float
+    line: _Line, runs: Sequence[store.Run], known: Mapping[str, git.Commit], folder: Path, share: float
 ) -> Series:
+    """``runs`` are those that the line may be in; with a ``share`` of 0 nothing is judged."""
+    told = line.told
     points: dict[int, Point] = {}
     state, levels = "", 0
-    for places in _identities(told).values():
+    for places in line.pieces().values():
         part = [told[place] for place in places]
-        found = changes.find([each.item for each in part], [_accepted(each.record) for each in part], share)
+        found = (
+            changes.find([each.item for each in part], [_accepted(each) for each in part], share)
+            if share
+            else changes.Found((changes.Finding(0),) * len(part))
+        )
         for number, place in enumerate(places):
             points[place] = _point(part, found.runs[number], number, known, folder, levels)
         levels += max(finding.level for finding in found.runs) + 1
@@ -167,22 +177,24 @@ def _series(
             points[place] = _renamed(points[place], told[place - 1], told[place])
     last = told[-1]
     measured, hardware = last.item.measurement, last.run.side.hardware.get(last.item.hardware, {})
-    place = next(number for number, run in enumerate(runs) if run is last.run)
-    later = [run for run in runs[place + 1 :] if last.item.hardware in run.side.hardware and not run.incomplete]
+    limits = [limit for record in last.records if (limit := _limit(record)) is not None]
+    strictest = max if measured.metric in _LARGER_IS_BETTER else min
+    lost = absence.of(last.item, last.tests, last.run, runs)
     return Series(
         measured.model,
         measured.format,
-        shown_metric(last.record),
+        shown_metric(last.loudest),
         last.item.hardware,
         measured.quantity.unit,
-        _limit(last.record),
+        strictest(limits, default=None),
         measured.metric not in _LARGER_IS_BETTER,
         tuple(points[place] for place in range(len(told))),
         name=measured.metric,
         hardware_name=str(hardware.get("name", "")),
-        state=state,
-        test=last.item.test,
-        behind=len(later),
+        state=(lost.state or state) if share else "",
+        test=str(last.loudest["test"]),
+        behind=lost.behind,
+        reason=lost.reason,
     )
 
 
@@ -211,7 +223,7 @@ def _point(
         quantity.value,
         low,
         high,
-        _verdict(told.record),
+        _verdict(told.loudest),
         moved=finding.moved,
         change=finding.change,
         event=finding.event,
@@ -255,11 +267,10 @@ def _verdict(record: Mapping[str, Any]) -> str:
     return min(words, key=LOUDEST.index) if words else ""
 
 
-def _accepted(record: Mapping[str, Any]) -> bool:
-    """Whether a committed baseline says that the number is as it should be."""
-    found = record.get("baseline")
-    said = found.get("verdict") if isinstance(found, Mapping) else None
-    return said in (Verdict.PASSED.value, Verdict.IMPROVED.value)
+def _accepted(told: Told) -> bool:
+    """Whether a committed baseline says that the number is as it should be, to each gate that has one."""
+    found = [record["baseline"] for record in told.records if isinstance(record.get("baseline"), Mapping)]
+    return bool(found) and all(each.get("verdict") in (Verdict.PASSED.value, Verdict.IMPROVED.value) for each in found)
 
 
 def _limit(record: Mapping[str, Any]) -> float | None:

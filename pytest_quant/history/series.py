@@ -64,11 +64,16 @@ class Series:
     """For people; empty where unknown."""
     state: str = ""
     """Of the last run against the level that was accepted last: ``worse``, ``better``, ``same``, ``open`` where it
-    could not be told, empty where there is nothing to compare with."""
+    could not be told, empty where there is nothing to compare with. ``not measured`` where the last run that tried has
+    no number, ``retired`` where no run of several commits has tried."""
     test: str = ""
-    """The node id of the last run's test."""
+    """The node id of the last run's test; of several gates on one question that of the one with the loudest verdict."""
     behind: int = 0
-    """Later runs on this hardware that do not have this measurement."""
+    """Later commits whose runs on this hardware do not have this measurement."""
+    reason: str = ""
+    """Where it is ``not measured``: the commit, the day and why."""
+    apart: bool = False
+    """Whether its runs are of commits that do not lead to the one that is checked out; nothing is judged then."""
 
 
 @dataclass(frozen=True)
@@ -78,3 +83,6 @@ class History:
     series: tuple[Series, ...]
     damaged: tuple[str, ...] = ()
     runs: int = 0
+    """Those of the commits that lead to the one that is checked out, where git knows which they are."""
+    others: int = 0
+    """Runs of other branches."""

@@ -77,13 +77,16 @@ def runs(folder: Path) -> tuple[list[Run], list[str]]:
     if not folder.is_dir():
         raise QuantError(f"{folder}: there is no such folder. Keep runs in it with `pytest --quant-history={folder}`.")
     try:
-        paths = sorted(path for path in folder.rglob("*.json") if not _hidden(path.relative_to(folder)))
+        named = sorted(path for path in folder.rglob("*.json") if not _hidden(path.relative_to(folder)))
+        paths = [path for path in named if not path.is_dir()]
     except OSError as error:
         raise QuantError(f"{folder}: cannot be read: {atomic.cause(error)}. Make it readable.") from error
     found: dict[str, Run] = {}
     damaged = []
     for path in paths:
         try:
+            if not path.is_file():  # a pipe is never read: it may have no end
+                raise QuantError(f"{path}: is no regular file. Delete it, or put it elsewhere.")
             data = run_record.load(path)
             if data is None:
                 raise QuantError(f"{path}: is no run record, or a damaged one. Delete it, or put it elsewhere.")

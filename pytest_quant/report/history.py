@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from itertools import pairwise
+from statistics import median
 from textwrap import wrap
 from typing import Any
 
 from pytest_quant.counting import counted
+from pytest_quant.history.changes import NOT_JUDGED, OUTLIER, YOUNG
 from pytest_quant.history.series import Point, Series
 from pytest_quant.report.columns import aligned
+from pytest_quant.report.html.escaping import visible
 from pytest_quant.sizes import shown_bytes
 
 _WIDTH = 80
@@ -19,7 +24,10 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 _PLAIN = "_.-~=*#@"
 _SHOWN = 12
 """Points of a trend: the last ones."""
-_STATES = {"worse": "worse", "better": "better", "same": "as accepted", "open": "open", "": "-"}
+_STATES = {"same": "as accepted", "": "-"}
+"""States that are not their own words."""
+_SPREAD = 1.0 / (0.6745 * math.sqrt(2.0))
+"""A normal standard deviation over the median distance of neighbours."""
 
 
 def can_draw(encoding: str | None) -> bool:
@@ -32,39 +40,56 @@ def can_draw(encoding: str | None) -> bool:
 
 
 def is_changed(series: Series) -> bool:
-    """Whether anything is to be said of a series."""
-    return series.state in ("worse", "open") or any(point.moved or point.event for point in series.points)
+    """Whether anything is to be said of a series below its row."""
+    return bool(series.behind) or next(_events(series, ""), None) is not None
 
 
 def table(series: Sequence[Series], *, pictures: bool = True) -> list[str]:
     """A block for each hardware and model; below its rows what happened, and the command that shows more. Without
     ``pictures`` trends are of ASCII."""
     lines: list[str] = []
-    for key, model in dict.fromkeys((each.hardware, each.model) for each in series):
-        block = [each for each in series if (each.hardware, each.model) == (key, model)]
+    told = [_seen(each) for each in series]
+    for key, model, apart in dict.fromkeys((each.hardware, each.model, each.apart) for each in told):
+        block = [each for each in told if (each.hardware, each.model, each.apart) == (key, model, apart)]
         name = next((each.hardware_name for each in block if each.hardware_name), "")
-        lines += ["", f"{model} on {f'{name} ({key})' if name else key}"]
+        rest = ": other branches, not judged" if apart else ""
+        lines += ["", f"{model} on {f'{name} ({key})' if name else key}{rest}"]
         names = _names(block)
         ramp = _BLOCKS if pictures else _PLAIN
         lines += aligned([_HEADERS, *(_cells(each, name, ramp) for each, name in zip(block, names, strict=True))])
         for each, name in zip(block, names, strict=True):
             for event in _events(each, f"{each.format} {name}"):
                 lines += _filled(event)
-        behind = [f"{each.format} {name}" for each, name in zip(block, names, strict=True) if each.behind]
-        if behind:
-            lines += _filled([f"not in the last run of this hardware: {', '.join(behind)}"])
+        for retired in (False, True):
+            gone = [
+                f"{each.format} {name}" + (f" ({counted(each.behind, 'commit')})" if each.behind > 1 else "")
+                for each, name in zip(block, names, strict=True)
+                if each.behind and (each.state == "retired") is retired
+            ]
+            words = (
+                "retired, as the last commits on this hardware do not have it"
+                if retired
+                else "not in the last run of this hardware"
+            )
+            if gone:
+                lines += _filled([f"{words}: {', '.join(gone)}"])
     return lines[1:]
 
 
-def summary(series: Sequence[Series], runs: int, place: str) -> str:
-    """How many series there are, and what became of them."""
+def summary(series: Sequence[Series], runs: int, place: str, others: int = 0) -> str:
+    """How many series there are, and what became of them. ``others`` are runs of other branches."""
+    if not runs and others:
+        return f"no runs in {place} of commits that lead to the one that is checked out"
     if not runs:
         return f"no runs in {place}: keep them with `pytest --quant-history={place}`"
     moves = Counter(point.moved for each in series for point in each.points if point.moved)
     states = Counter(each.state for each in series)
-    now = f"; {states['worse']} of {len(series)} series now worse than accepted" if states["worse"] else ""
+    judged = [each for each in series if not each.apart]
+    ends = [f"{states['worse']} of {len(judged)} series now worse than accepted"] if states["worse"] else []
+    ends += [f"{states[state]} {state}" for state in ("not measured", "retired") if states[state]]
+    now = f"; {', '.join(ends)}" if ends else ""
     changed = ", ".join(f"{counted(moves[move], 'move')} to the {move}" for move in ("worse", "better") if moves[move])
-    return f"{counted(runs, 'run')}, {len(series)} series: {changed or 'nothing moved'}{now}"
+    return f"{counted(runs, 'run')}, {len(judged)} series: {changed or 'nothing moved'}{now}"
 
 
 def plain(series: Sequence[Series]) -> list[dict[str, Any]]:
@@ -99,7 +124,7 @@ def _cells(series: Series, name: str, ramp: str) -> tuple[str, ...]:
         _value(points[0].value, series.unit),
         _value(points[-1].value, series.unit),
         _trend([point.value for point in points[-_SHOWN:]], ramp),
-        _STATES[series.state],
+        _STATES.get(series.state, series.state),
     )
 
 
@@ -119,16 +144,47 @@ def _trend(values: Sequence[float], ramp: str) -> str:
 
 
 def _events(series: Series, head: str) -> Iterator[list[str]]:
-    """What happened, a list of sentences each."""
+    """What happened, a list of sentences each. Of single runs that are off, and of runs that could not be judged, only
+    the last is told by itself."""
     for point in series.points:
         if point.moved:
             drifted = f", drifting since {point.began[:10]}" if point.began else ""
             yield [f"{head}: {point.moved} at {_named(point)}{drifted}", point.reason, *_next(point)]
-        elif point.event and not point.event.startswith("not judged"):
-            by = f" ({point.change})" if point.change else ""
-            yield [f"{head}: {point.event} at {_named(point)}{by}", *([point.reason] if point.reason else [])]
-    if series.state == "open" and series.points[-1].event.startswith("not judged"):
-        yield [f"{head}: {series.points[-1].event}"]
+        elif point.event.startswith("another"):
+            yield [f"{head}: {point.event} at {_named(point)}", point.reason]
+    last = series.points[-1]
+    off = [point for point in series.points if point.event in (OUTLIER, YOUNG)]
+    if last in off:
+        yield [f"{head}: {last.event} at {_named(last)} ({last.change})"]
+        off.remove(last)
+    if off:
+        single = "1 earlier run is" if len(off) == 1 else f"{len(off)} earlier runs are"
+        noise = _noise(series)
+        yield [f"{head}: {single} off by themselves" + ("" if noise is None else f"; usual noise between runs {noise}")]
+    if last.event.startswith(NOT_JUDGED):
+        yield [f"{head}: {last.event} at {_named(last)}"]
+    if series.reason:
+        yield [f"{head}: {series.state} {series.reason}"]
+
+
+def _noise(series: Series) -> str | None:
+    """By how much neighbours of one level usually differ, as a standard deviation; None where too few do."""
+    steps = [
+        abs(math.log(now.value / then.value))
+        for then, now in pairwise(series.points)
+        if now.level == then.level and now.value > 0.0 and then.value > 0.0
+    ]
+    return f"{math.expm1(_SPREAD * median(steps)):.1%}" if len(steps) > 3 else None
+
+
+def _seen(series: Series) -> Series:
+    """The series with texts of one line each, in which every character shows."""
+
+    def cleaned(data: dict[str, Any]) -> dict[str, Any]:
+        return {name: visible(" ".join(text.split())) for name, text in data.items() if isinstance(text, str)}
+
+    points = tuple(replace(point, **cleaned(vars(point))) for point in series.points)
+    return replace(series, points=points, **cleaned(vars(series)))
 
 
 def _named(point: Point) -> str:

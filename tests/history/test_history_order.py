@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from comparing_examples import measured
+from comparing_examples import command, measured
 from history_examples import SHA, moves, only, record
 
 from pytest_quant import git
@@ -84,6 +84,77 @@ def test_commits_that_git_does_not_know_stand_by_their_time(repository):
     for day, commit in enumerate((SHA[0], known, SHA[2])):
         put(folder, day, commit)
     assert [point.commit for point in only(read(folder)).points] == [SHA[0], known, SHA[2]]
+
+
+def test_runs_of_other_branches_are_left_out_and_never_compared(repository, capsys):
+    first, second = repository.commit("First"), repository.commit("Second")
+    repository.git("checkout", "-q", "-b", "feature")
+    broken = repository.commit("Break it")
+    repository.git("checkout", "-q", "main")
+    third, fourth = repository.commit("Third"), repository.commit("Fourth")
+    folder = repository.path / "quant-history"
+    for day, (sha, by) in enumerate([(first, 0), (second, 0), (broken, 0.01), (third, 0), (fourth, 0)]):
+        put(folder, day, sha, by)
+    found = read(folder)
+    assert (only(found).state, moves(only(found)), found.runs, found.others) == ("same", {}, 4, 1)
+    assert command("history", folder, "--fail") == 0
+    assert "1 run of other branches left out; --all shows" in capsys.readouterr().out
+    assert command("history", folder, "--fail", "--all") == 0
+    printed = capsys.readouterr().out
+    assert "other branches, not judged" in printed
+    assert "bisect" not in printed
+    main, apart = read(folder, everything=True).series
+    assert [point.commit for point in main.points] == [first, second, third, fourth]
+    assert ([point.commit for point in apart.points], apart.state, apart.apart) == ([broken], "", True)
+    repository.git("checkout", "-q", "feature")
+    series = only(read(folder))
+    assert [point.commit for point in series.points] == [first, second, broken]
+    assert (moves(series), series.points[2].before, series.points[2].between) == ({2: "worse"}, second, 1)
+
+
+def test_what_a_merge_brought_in_is_told_at_the_merge(repository):
+    """The commits of a branch never held what the main line did meanwhile, so they are not compared with it."""
+    first = repository.commit("First")
+    repository.git("checkout", "-q", "-b", "feature")
+    side = repository.commit("Break it")
+    repository.git("checkout", "-q", "main")
+    second = repository.commit("Second")
+    repository.git("merge", "-q", "--no-ff", "-m", "Merge", "feature")
+    merge = repository.git("rev-parse", "HEAD").strip()
+    folder = repository.path / "quant-history"
+    for day, (sha, by) in enumerate([(first, 0), (side, 0.01), (second, 0), (merge, 0.01)]):
+        put(folder, day, sha, by)
+    series = only(read(folder))
+    assert [point.commit for point in series.points] == [first, second, merge]
+    assert (moves(series), series.points[2].before) == ({2: "worse"}, second)
+
+
+def test_where_no_run_is_of_the_branch_that_is_said(repository, capsys):
+    folder = repository.path / "quant-history"
+    repository.commit("First")
+    repository.git("checkout", "-q", "-b", "feature")
+    put(folder, 0, repository.commit("Second"))
+    repository.git("checkout", "-q", "main")
+    assert command("history", folder, "--fail") == 2
+    assert "of commits that lead to the one that is checked out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "since, word",
+    [
+        ("", "4 characters"),
+        ("00", "4 characters"),
+        ("0000", "may be"),
+        ("ffff", "no run is of that commit"),
+        ("2027-01-01", "no run began then or later"),
+        ("2026-1-1", "4 characters"),
+    ],
+)
+def test_since_that_names_no_run_or_two_says_so(tmp_path, capsys, since, word):
+    for day in range(3):
+        put(tmp_path, day, SHA[day])
+    assert command("history", tmp_path, f"--since={since}") == 2
+    assert word in capsys.readouterr().err
 
 
 def test_from_a_commit_on_or_a_date(repository):

@@ -132,3 +132,15 @@ def test_fields_of_any_kind_are_no_crash(tmp_path, damage):
 def test_a_folder_that_is_not_there_says_how_to_fill_it(tmp_path):
     with pytest.raises(QuantError, match="--quant-history"):
         read(tmp_path / "nothing")
+
+
+def test_a_pipe_is_named_and_never_read(tmp_path, capsys):
+    keep(tmp_path, record(0, measured()))
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "folder.json").mkdir()
+    keep(tmp_path / "folder.json", record(1, measured()))
+    found = read(tmp_path)
+    assert found.runs == 2
+    assert [sentence.rpartition("/")[2] for sentence in found.damaged] == [
+        "pipe.json: is no regular file. Delete it, or put it elsewhere."
+    ]
