@@ -79,6 +79,8 @@ class Finding:
     """Where it moved: the last run that was as before."""
     began: int | None = None
     """Where it drifted: the first run that was on its way."""
+    values: tuple[float, float] | None = None
+    """Where a speed moved: the level before and the one now, in the unit of the metric."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,11 @@ def _timed(items: Sequence[Item], accepted: Sequence[bool], alpha: float) -> Fou
     effects = [MIN_EFFECT[i.measurement.metric] if i.min_effect is None else i.min_effect for i in items]
     usable = [place for place, each in enumerate(ratios) if not each.trouble]
     level, members = 0, usable[:1]
-    agreed, settled = 0, 0.0  # the level that was accepted last, and where it lay
+    agreed, settled, reached = (
+        0,
+        0.0,
+        0.0,
+    )  # the level that was accepted last, where it lay, and where the last move led
     number = 1
     while number < len(usable):
         place = usable[number]
@@ -227,8 +233,10 @@ def _timed(items: Sequence[Item], accepted: Sequence[bool], alpha: float) -> Fou
             near = ratios[before[-1]].value
             step = not drift and abs(ratios[start].value - near) >= abs(new - here) / 2.0
             began = None if step else _crept(ratios, before, start, here)
-            shown = _shown(items[place].measurement.metric, new - here)
-            findings[start] = Finding(level, move, shown, "", before[-1], began)
+            as_before = [each for each in before if began is None or each < began] or before[:1]
+            metric, reached = items[place].measurement.metric, new
+            shown, values = _shown(metric, new - here), (_value(metric, here), _value(metric, new))
+            findings[start] = Finding(level, move, shown, "", as_before[-1], began, values)
             members = [each for each in usable if start <= each <= end]
             for each in range(start + 1, len(items)):
                 event = findings[each].event if ratios[each].trouble else ""  # they were told against another level
@@ -258,8 +266,7 @@ def _timed(items: Sequence[Item], accepted: Sequence[bool], alpha: float) -> Fou
             findings[earlier] = replace(finding, event="")
     state = "same"
     if level != agreed:
-        moved = _level(ratios, [each for each in members if each not in young] or members) - settled
-        state = "worse" if moved >= -math.log1p(-min(effects[usable[-1]], 0.99)) else "same"
+        state = "worse" if reached - settled >= -math.log1p(-min(effects[usable[-1]], 0.99)) else "same"
     return Found(tuple(findings), _state(state, unclear=bool(young) or bool(ratios[-1].trouble) or len(usable) < 2))
 
 
@@ -344,6 +351,10 @@ def _crept(ratios: Sequence[_Ratio], members: Sequence[int], place: int, here: f
     near = [each for each in members if abs(ratios[each].value - here) <= 0.25 * whole]
     path = [*members, place]
     return path[path.index(near[-1]) + 1] if near else path[0]
+
+
+def _value(metric: str, logarithm: float) -> float:
+    return math.exp(-logarithm if metric == "throughput_ratio" else logarithm)
 
 
 def _shown(metric: str, by: float) -> str:

@@ -227,7 +227,7 @@ def _point(
         moved=finding.moved,
         change=finding.change,
         event=finding.event,
-        reason="" if before is None else _reason(before, told, finding.change),
+        reason="" if before is None else _reason(before, told, finding),
         began="" if began is None else (began.run.commit or began.run.started),
         before=good,
         between=apart,
@@ -238,18 +238,18 @@ def _point(
     )
 
 
-def _reason(before: Told, now: Told, change: str) -> str:
-    values = [_shown(each.item) for each in (before, now)]
-    parts = [f"{values[0]} before, {values[1]} now ({change})", stack(now.item, before.item)]
+def _reason(before: Told, now: Told, finding: changes.Finding) -> str:
+    quantities = [each.item.measurement.quantity for each in (before, now)]
+    values = finding.values or [each.value for each in quantities]
+    shown = [_shown(value, quantities[1].unit) for value in values]
+    parts = [f"{shown[0]} before, {shown[1]} now ({finding.change})", stack(now.item, before.item)]
     return "; ".join(part for part in parts if part)
 
 
-def _shown(item: Item) -> str:
-    quantity = item.measurement.quantity
-    if quantity.unit == "bytes":
-        return shown_bytes(quantity.value)
-    unit = {"x": "x", "share": ""}.get(quantity.unit, f" {quantity.unit}")
-    return f"{quantity.value:.4g}{unit}"
+def _shown(value: float, unit: str) -> str:
+    if unit == "bytes":
+        return shown_bytes(value)
+    return f"{value:.4g}" + {"x": "x", "share": ""}.get(unit, f" {unit}")
 
 
 def _renamed(point: Point, before: Told, now: Told) -> Point:

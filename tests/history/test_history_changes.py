@@ -187,7 +187,9 @@ def test_a_disturbed_first_run_is_no_level(tmp_path):
     assert (moves(series), series.state) == ({3: "worse"}, "worse")
 
 
-@pytest.mark.parametrize("step, runs, spread", [(0.03, 20, 0.01), (0.01, 40, 0.02), (0.002, 200, 0.02)])
+@pytest.mark.parametrize(
+    "step, runs, spread", [(0.03, 20, 0.01), (0.01, 40, 0.02), (0.002, 200, 0.02), (0.001, 200, 0.01)]
+)
 def test_a_drift_amid_noise_ends_worse(step, runs, spread):
     random = np.random.default_rng(11)
     for _ in range(5):
@@ -195,6 +197,20 @@ def test_a_drift_amid_noise_ends_worse(step, runs, spread):
         found = find(ratios(logs), share=0.25)
         assert found.state == "worse"
         assert "worse" in {each.moved for each in found.runs}
+
+
+def test_a_drift_is_told_from_the_last_run_that_was_as_before_and_by_its_levels(tmp_path):
+    random = np.random.default_rng(12)
+    logs = [-0.01 * max(0, number - 10) + 0.01 * random.standard_normal() for number in range(40)]
+    series = only(history(tmp_path, *([speed(1.5 * math.exp(each))] for each in logs)))
+    place = min(moves(series))
+    moved = series.points[place]
+    commits = [point.commit for point in series.points]
+    assert commits.index(moved.before) == commits.index(moved.began) - 1
+    assert 8 <= commits.index(moved.began) < place
+    assert moved.reason.startswith("1.")
+    before, now = (float(part.partition("x")[0]) for part in moved.reason.split(", ")[:2])
+    assert now / before - 1.0 == pytest.approx(float(moved.change.rstrip("%")) / 100.0, abs=2e-3)
 
 
 def test_a_slow_drift_of_speed_is_found():
