@@ -68,7 +68,7 @@ def step(name: str) -> dict[str, Any]:
 
 def evaluated(environment: dict[str, str], told: dict[str, str], folder: Path) -> dict[str, str]:
     """A step's variables as GitHub sets them."""
-    values = {f"inputs.{name}": value for name, value in told.items()} | {"github.action_path": str(ROOT)}
+    values = {f"inputs.{name}": value for name, value in told.items()}
     return {name: re.sub(r"\$\{\{ (.*?) \}\}", lambda m: values[m[1]], text) for name, text in environment.items()}
 
 
@@ -79,10 +79,10 @@ def act(name: str, folder: Path, **inputs: str) -> tuple[subprocess.CompletedPro
     temporary.mkdir(exist_ok=True)
     outputs.write_text("")
     variables = evaluated(step(name)["env"], told, folder)
-    variables |= {"GITHUB_OUTPUT": str(outputs), "RUNNER_TEMP": str(temporary)}
+    variables |= {"GITHUB_OUTPUT": str(outputs), "RUNNER_TEMP": str(temporary), "GITHUB_ACTION_PATH": str(ROOT)}
     process = shell(step(name)["run"], folder, variables, "--noprofile", "--norc", "-e", "-o", "pipefail")
     found = dict(line.split("=", 1) for line in outputs.read_text().splitlines())
-    return process, found, temporary / "pytest-quant"
+    return process, found, Path(found.get("results", temporary / "none"))
 
 
 def gated(folder: Path, model: Path, limit: float) -> None:
@@ -170,13 +170,58 @@ def test_the_report_and_the_markdown_are_outputs(runner, tiny_llama):
     assert any((runner / ".quant-history").iterdir())
 
 
-@pytest.mark.parametrize("holds, code, verdict", [(True, 0, "passed"), (False, 1, "failed")])
-def test_verdicts(runner, holds, code, verdict):
+@pytest.mark.parametrize("holds, code", [(True, 0), (False, 1)])
+def test_where_nothing_is_measured_nothing_is_judged(runner, holds, code):
     (runner / "test_it.py").write_text(PLAIN.format(holds=holds))
     process, outputs, _ = act("gates", runner, report="false", history="", baseline_path="base lines")
     assert process.returncode == code, process.stdout + process.stderr
-    assert outputs["verdict"] == verdict
+    assert (outputs["verdict"], outputs["exit-code"]) == ("error", str(code))
     assert "report" not in outputs
+    assert ("::warning::pytest-quant measured nothing" in process.stdout) is holds
+
+
+def test_what_is_skipped_is_not_passed(runner, tiny_llama):
+    gated(runner, tiny_llama, limit=0.9)
+    (runner / "test_it.py").write_text(GATE.format(limit=0.9).replace("int8", "fp8"))
+    process, outputs, results = act("gates", runner, report="false", pytest_arguments="--quant-missing=record")
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert json.loads((results / "record.json").read_text())["skipped"]
+    assert outputs["verdict"] == "error"
+
+
+def test_a_use_leaves_the_results_of_another_alone(runner, tiny_llama):
+    gated(runner, tiny_llama, limit=0.9)
+    _, first, one = act("gates", runner, pytest_arguments="--quant-missing=record", artifact="l4/../x")
+    _, second, other = act("gates", runner, pytest_arguments="--quant-missing=record", artifact="..")
+    assert one != other
+    for outputs, results in ((first, one), (second, other)):
+        assert outputs["verdict"] == "passed"
+        assert (results / "record.json").is_file()
+        assert results.parent == runner.parent / "temp" / "pytest-quant"
+
+
+@pytest.mark.parametrize("tests", ["--collect-only", "test_it.py\n-h"])
+def test_an_option_among_the_tests_is_refused_before_anything_runs(runner, tests):
+    (runner / "test_it.py").write_text("open('ran', 'w')\n")
+    process, outputs, _ = act("gates", runner, tests=tests)
+    assert (process.returncode, outputs) == (2, {"verdict": "error"})
+    assert "::error::tests has lines of files and folders" in process.stdout
+    assert not (runner / "ran").exists()
+
+
+def test_empty_paths_are_those_of_the_project(runner, tiny_llama):
+    gated(runner, tiny_llama, limit=0.9)
+    (runner / "pyproject.toml").write_text('[tool.pytest-quant]\nbaseline-path = "kept"\n')
+    process, _, _ = act("gates", runner, history="", baseline_path="", pytest_arguments="--quant-missing=record")
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert any((runner / "kept").rglob("*.json"))
+    assert not list(runner.glob("*.json"))
+
+
+def test_paths_are_those_that_the_container_of_a_job_sees():
+    text = (ROOT / "action.yml").read_text(encoding="utf-8")
+    assert "github.action_path" not in text
+    assert "runner.temp" not in text
 
 
 def test_nothing_collected_is_an_error(runner):
@@ -250,6 +295,26 @@ def test_the_templates_job_judges_and_leaves_its_record(runner, tiny_llama):
     assert [measured["verdict"] for measured in record["measurements"]] == ["passed"]
     assert (runner / "quant-baselines").is_dir()
     assert (runner / "quant-results" / "junit.xml").is_file()
+
+
+def test_the_templates_empty_paths_are_those_of_the_project(runner, tiny_llama):
+    gated(runner, tiny_llama, limit=0.9)
+    (runner / "pyproject.toml").write_text('[tool.pytest-quant]\nbaseline-path = "kept"\n')
+    process = job(runner, history="", baseline_path="", pytest_arguments="--quant-missing=record")
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert any((runner / "kept").rglob("*.json"))
+    assert not list(runner.glob("*.json"))
+    assert all(
+        not path.startswith("$") or "]]/" in path for path in TEMPLATE["$[[ inputs.job-name ]]"]["cache"]["paths"]
+    )
+
+
+def test_an_option_in_the_place_of_the_templates_tests_is_refused(runner):
+    (runner / "test_it.py").write_text("open('ran', 'w')\n")
+    process = job(runner, tests="--collect-only")
+    assert process.returncode == 2
+    assert "tests is a file or folder" in process.stderr
+    assert not (runner / "ran").exists()
 
 
 def test_the_templates_job_is_red_where_a_test_is(runner):
