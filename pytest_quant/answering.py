@@ -24,7 +24,7 @@ def add_json(parser: Any) -> None:
 def asked(words: list[str]) -> bool:
     """Whether a command line asks for JSON, also where it cannot be parsed."""
     own = words[: words.index("--")] if "--" in words else words
-    return "--json" in own
+    return any(word.partition("=")[0] == "--json" for word in own)
 
 
 def answer(data: Mapping[str, Any], code: int = 0) -> int:

@@ -25,11 +25,9 @@ def device(name: str) -> Device:
         return detect()
     found = specs.device(name)
     if found is None:
-        near = like(name, [*specs.short_names(), *specs.names()])
-        raise UsageError(
-            f"no specification of the device {name!r}{near}; known are 'here', {', '.join(specs.short_names())}, and "
-            f"the names that drivers report"
-        )
+        known = f"known are 'here', {', '.join(specs.short_names())}, and the names that drivers report"
+        near = like(name, [*specs.short_names(), *specs.names()], known)
+        raise UsageError(f"no specification of the device {name!r}{near}")
     return found
 
 

@@ -9,6 +9,7 @@ from pytest_quant import answering, baseline
 from pytest_quant.cache import expanded
 from pytest_quant.counting import counted
 from pytest_quant.errors import UsageError
+from pytest_quant.visible import one_line
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -34,7 +35,6 @@ def add(actions: Subparsers) -> None:
         help="whether files are what a run writes and finds; for a pre-commit hook",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("places", metavar="PATH", nargs="*", help=f"folders or files (default: {DEFAULT})")
     parser.add_argument("--fix", action="store_true", help="write those again that are sound but in another form")
@@ -66,9 +66,9 @@ def run(told: argparse.Namespace) -> int:
         }
         return answering.answer(data, 1 if found else 0)
     for finding in left:
-        print(finding.text)
+        print(one_line(finding.text))
     for path in sorted(mended):
-        print(f"{path}: written in the form of a run; add it to the commit")
+        print(f"{one_line(str(path))}: written in the form of a run; add it to the commit")
     wrong = len({finding.path for finding in found})
     verdict = f"{wrong} not as it should be" if wrong else "all sound"
     print(f"{counted(len(checked), 'baseline file')} checked: {verdict}")

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_quant import answering, baseline, baseline_check
+from pytest_quant import answering, baseline, baseline_check, visible
 from pytest_quant.cache import expanded
 from pytest_quant.counting import counted
 from pytest_quant.environment import timestamp
@@ -117,7 +117,7 @@ def _show(told: argparse.Namespace) -> int:
             data["unreadable"] = list(map(str, found.damaged))
         return answering.answer(data, 2 if found.damaged else 0)
     if found.files:
-        print("\n".join(baselines.table(found.files)))
+        print(visible.lines(baselines.table(found.files)))
     elif not found.damaged:
         print(f"no baselines in {told.place}; pytest --quant-baseline records them")
     return 2 if found.damaged else 0
@@ -156,7 +156,7 @@ def _merge(told: argparse.Namespace) -> int:
         return answering.answer(data, 1 if refused else 0)
     lines = [f"{part}: holds no baselines" for part in empty]
     for line in [*lines, *disputed, *joined.notes]:
-        print(line)
+        print(visible.one_line(line))
     if refused:
         print(f"{counted(len(disputed), 'conflict')}: nothing was written")
         return 1
@@ -197,7 +197,8 @@ def _prune(told: argparse.Namespace) -> int:
         goes = [entry for entry in file.entries if _chosen(told, file, entry, before)]
         chosen += baselines.listed([(path, replace(file, entries=tuple(goes)))])
         for entry in () if told.json else goes:
-            print(f"{'pruned' if told.yes else 'would go'}: {baselines.line(*baseline.place(file), entry)}")
+            text = visible.one_line(baselines.line(*baseline.place(file), entry))
+            print(f"{'pruned' if told.yes else 'would go'}: {text}")
         gone += len(goes)
         if goes and told.yes:
             _leave(path, baseline.prune(file, partial(_stays, goes)))
@@ -257,4 +258,4 @@ def _nothing(told: argparse.Namespace, damaged: Sequence[baseline.BaselineError]
 
 def _complain(errors: Sequence[baseline.BaselineError]) -> None:
     for error in errors:
-        print(f"pytest-quant: {error}", file=sys.stderr)
+        print(f"pytest-quant: {visible.one_line(str(error))}", file=sys.stderr)

@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 
 from pytest_quant import __version__, answering, mistakes, parsing
 from pytest_quant.errors import QuantError, StoreWarning
+from pytest_quant.visible import one_line
 
 GROUPS: tuple[tuple[str, Mapping[str, str]], ...] = (
     (
@@ -59,20 +63,59 @@ answers what is asked before and after."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand and return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _prepare_streams()
+    if sys.stdout is None:
+        _tell("standard output is closed, so nothing was done: leave it open, or send it to a file")
+        return 2
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always", StoreWarning)
         try:
-            code = _run(words)
-            sys.stdout.flush()  # here it is told that nobody reads on
+            try:
+                code = _run(words)
+            finally:  # --help ends the program
+                sys.stdout.flush()  # here it is told that nobody reads on, or that the disk is full
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+            _give_up_output()
             return 128 + 13  # as of a program that SIGPIPE ends
+        except OSError as error:
+            _give_up_output()
+            _tell(f"standard output cannot be written: {error.strerror or error}")
+            return 2
     for warning in heard:
         if issubclass(warning.category, StoreWarning):
-            print(f"pytest-quant: {warning.message}", file=sys.stderr)
+            _tell(str(warning.message))
     return code
+
+
+def _prepare_streams() -> None:
+    """What a terminal or a pipe cannot show is printed as ``\\u00e9``; complaints have somewhere to go."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if sys.stderr is None:  # closed: else they would go to standard output
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  as long as the process
+
+
+def _tell(text: str) -> None:
+    with contextlib.suppress(OSError):  # standard error is full, or nobody reads it: the exit code says it
+        print(f"pytest-quant: {one_line(text)}", file=sys.stderr, flush=True)
+
+
+def _give_up_output() -> None:
+    """Let go what cannot be written: Python flushes once more at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _output_fails() -> bool:
+    """Whether the error at hand is that of standard output."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False
 
 
 def _run(words: list[str]) -> int:
@@ -90,9 +133,21 @@ def _run(words: list[str]) -> int:
     except KeyboardInterrupt:
         text, code = "interrupted", 130
     except Exception as error:
+        if isinstance(error, OSError) and _output_fails():
+            raise
         text, code = mistakes.unexpected(error), 2
-    print(f"pytest-quant: {text}", file=sys.stderr)
-    return answering.answer({"error": text}, code) if answering.asked(words) else code
+    _tell(text)
+    if not answering.asked(words):
+        return code
+    try:
+        answering.answer({"error": text}, code)
+        sys.stdout.flush()
+        return code
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        _give_up_output()  # it was told already that something cannot be written, or else this is
+        return code
 
 
 def parser(command: str = "") -> parsing.Groups:

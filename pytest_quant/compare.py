@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_quant import answering
 from pytest_quant.cache import expanded
 from pytest_quant.gates.verdict import Verdict
+from pytest_quant.visible import one_line
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -48,7 +49,7 @@ def run(told: argparse.Namespace) -> int:
     old, new = sides.read(expanded(told.old)), sides.read(expanded(told.new))
     damaged = [*old.damaged, *new.damaged]
     for sentence in damaged:
-        print(f"pytest-quant: {sentence}", file=sys.stderr)
+        print(f"pytest-quant: {one_line(sentence)}", file=sys.stderr)
     rows, beyond = judging.compare(old, new), judging.beyond(old, new)
     code = judging.exit_code(
         rows, fail=told.fail, unreadable=bool(damaged), allow_missing=told.allow_missing, nothing=not rows
@@ -65,6 +66,6 @@ def run(told: argparse.Namespace) -> int:
         return answering.answer(data, code)
     known = {**old.hardware, **new.hardware}
     for line in comparison.table(shown, {key: str(of["name"]) for key, of in known.items() if "name" in of}):
-        print(line)
+        print(one_line(line))
     print(*([""] if shown else []), comparison.summary(rows, beyond), sep="\n" if shown else "")
     return code

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_quant import answering
+from pytest_quant import answering, visible
 from pytest_quant.declarations import GROUPS
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ def add(commands: Subparsers) -> None:
         help="which options are in force here, and where each comes from",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     answering.add_json(parser)
     parser.add_argument(
@@ -58,9 +57,9 @@ def run(told: argparse.Namespace) -> int:
     if told.json:
         answering.answer(plain(answer), code)
     else:
-        print("\n".join(lines(answer)))
+        print(visible.lines(lines(answer)))
     for problem in answer.problems:
-        print(f"pytest-quant: {problem}", file=sys.stderr)
+        print(f"pytest-quant: {visible.one_line(problem)}", file=sys.stderr)
     return code
 
 

@@ -43,10 +43,18 @@ class NotFinite(NotMeasured):
     """The quantized model produced NaN or infinity."""
 
 
-def like(word: str, known: Iterable[str]) -> str:
-    """``; did you mean X?`` for a word that is almost one of those that are known, else nothing."""
+_LIKE = 0.66
+"""How much of two words must agree: ``nf5`` is like ``nf4`` (0.67), ``ceiling`` not like ``config`` (0.62)."""
+
+
+def like(word: str, known: Iterable[str], rest: str = "") -> str:
+    """``; did you mean X?`` for a word that is almost one of those that are known, else nothing; with ``rest``, such as
+    ``there are A, B``, that follows as a sentence, or by itself."""
     from difflib import get_close_matches
 
     names = {name.lower(): name for name in known}
-    found = get_close_matches(word.lower(), names, n=1, cutoff=0.5)
-    return f"; did you mean {names[found[0]]}?" if found else ""
+    found = get_close_matches(word.lower(), names, n=1, cutoff=_LIKE)
+    if not found:
+        return f"; {rest}" if rest else ""
+    hint = f"; did you mean {names[found[0]]}?"
+    return f"{hint} {rest[0].upper()}{rest[1:]}" if rest else hint

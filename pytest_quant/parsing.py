@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -26,9 +28,13 @@ class Help(argparse.HelpFormatter):
         return "\n\n".join(
             "\n".join(indent + line for line in part.splitlines())
             if re.search(r"^[ \t]", part, re.MULTILINE)
-            else super(Help, self)._fill_text(part, width, indent)
+            else "\n".join(indent + line for line in self._split_lines(part, width - len(indent)))
             for part in parts
         )
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        # a name such as [tool.pytest-quant] stays in one line, so that it can be searched for and copied
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False, break_long_words=False)
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,9 +63,14 @@ class Parser(argparse.ArgumentParser):
 
     def unknown(self, words: Sequence[str]) -> NoReturn:
         """Raise :class:`UsageError` for words that this command does not know."""
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                self.error(
+                    f"give {'an action' if action.metavar == 'ACTION' else 'a command'}; {_among(action.choices)}"
+                )
         option = next((word for word in words if word.startswith("-") and word != "-"), None)
         if option is None:
-            self.error(f"{' '.join(words)}: more than it takes")
+            self.error(f"{' '.join(map(repr, words))} is more than it takes")
         name = option.partition("=")[0]
         known = [text for action in self._actions for text in action.option_strings]
         self.error(f"no option {name}{like(name, known)}")
@@ -67,8 +78,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise :class:`UsageError`: what was wrong, the usage and where to read on, in one line."""
         message = re.sub(r"^argument ([^:]+): ", r"\1: ", message)
+        message = re.sub(r"ignored explicit argument .*", "takes no value", message)
         message = re.sub(r"^the following arguments are required: (.*)", r"\1 must be given", message)
         raise UsageError(f"{message} (usage: {self.synopsis()}; more: {self.prog} --help)")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """As argparse does, but what cannot be written is an error."""
+        (file or sys.stderr).write(message)
 
     def synopsis(self) -> str:
         """What must be given, in one line."""
@@ -94,8 +110,8 @@ class Parser(argparse.ArgumentParser):
         known = [str(choice) for choice in action.choices]
         if action.nargs == argparse.PARSER:
             noun = "action" if action.metavar == "ACTION" else "command"
-            raise argparse.ArgumentError(None, f"no {noun} {value!r}{like(str(value), known) or _among(known)}")
-        raise argparse.ArgumentError(action, f"no {value!r}{like(str(value), known)}{_among(known)}")
+            raise argparse.ArgumentError(None, f"no {noun} {value!r}{like(str(value), known) or f'; {_among(known)}'}")
+        raise argparse.ArgumentError(action, f"no {value!r}{like(str(value), known, _among(known))}")
 
     def _get_value(self, action: argparse.Action, text: str) -> Any:
         try:
@@ -140,7 +156,7 @@ class Groups(Parser):
 
 
 def _among(known: Iterable[str]) -> str:
-    return f"; there are {', '.join(known)}"
+    return f"there are {', '.join(known)}"
 
 
 def _named(action: argparse.Action) -> str:

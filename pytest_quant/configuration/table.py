@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from pytest_quant.configuration.said import TABLE
 from pytest_quant.declarations import OPTIONS
+from pytest_quant.errors import like
 
 NAME = "pytest-quant"
 _OF_PYTEST = ("pytest.toml", ".pytest.toml")
@@ -83,9 +83,7 @@ def _why_not(key: str) -> str:
         return f"keys are without quant: write {plain}"
     if plain in _ELSEWHERE:
         return f"is said on the command line only: --quant-{plain}"
-    if near := difflib.get_close_matches(plain, _KEYS, 1):
-        return f"there is no such key; did you mean {near[0]}?"
-    return f"there is no such key; there are {', '.join(_KEYS)}"
+    return f"there is no such key{like(plain, _KEYS) or '; there are ' + ', '.join(_KEYS)}"
 
 
 _NAMES = {option.name for option in OPTIONS if option.in_files}

@@ -35,7 +35,8 @@ def get(name: str) -> Format:
     """The format of that name; :class:`UsageError` with the names there are."""
     found = _find(name)
     if found is None:
-        raise UsageError(f"unknown format {name!r}{like(name, formats())}; the formats are {', '.join(formats())}")
+        known = list(formats())
+        raise UsageError(f"unknown format {name!r}{like(name, known, 'the formats are ' + ', '.join(known))}")
     return found
 
 

@@ -28,15 +28,20 @@ from pytest_quant import cli, doctor
             ["quantize", "m"],
             "--format must be given (usage: pytest-quant quantize [OPTIONS] MODEL --format NAME; more: ",
         ),
-        (["scan", "a", "b"], "b: more than it takes"),
+        (["scan", "a", "b"], "'b' is more than it takes"),
         (["scan", "m", "--windows", "many"], "--windows: 'many' is not a whole number"),
         (["scan", "m", "--max", "x"], "--max: 'x' is not a number"),
         (["scan", "m", "--max", "1", "--max-ratio", "2"], "--max-ratio: not allowed with argument --max"),
         (["plan", "--goal", "speed"], "--goal: no 'speed'; there are quality, latency, throughput, memory"),
-        (["completion", "bsh"], "no 'bsh'; did you mean bash?"),
+        (["completion", "bsh"], "no 'bsh'; did you mean bash? There are bash, zsh, fish, tcsh (usage"),
+        (["ceiling"], "no command 'ceiling'; there are doctor, matrix, "),
+        (["doctor", ""], "'' is more than it takes (usage"),
         (["plan", "--count"], "--count: expected one argument"),
-        (["scan", "m", "--format", "nf5"], "unknown format 'nf5'; did you mean nf4?; the formats are "),
-        (["doctor", "--device", "RTX 4091"], "no specification of the device 'RTX 4091'; did you mean RTX 4090?"),
+        (["scan", "m", "--format", "nf5"], "unknown format 'nf5'; did you mean nf4? The formats are "),
+        (
+            ["doctor", "--device", "RTX 4091"],
+            "no specification of the device 'RTX 4091'; did you mean RTX 4090? Known are 'here', ",
+        ),
         (["doctor", "--matrix", "nowhere.toml"], "nowhere.toml: cannot be read (No such file or directory)"),
         (["plan", "--parameters", "many"], "--parameters=many: not a number of parameters; write 70e9"),
         (["compare", "nowhere.json", "nowhere.json"], "nowhere.json: there is no such file or folder"),
@@ -153,3 +158,61 @@ def test_nobody_reads_on(words):
     assert done.returncode == 141
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["baseline", "--json"], "give an action; there are show, merge, check, prune (usage"),
+        (["--json"], "give a command; there are doctor, "),
+        (["doctor", "--json=x"], "--json: takes no value (usage"),
+    ],
+)
+def test_json_of_nothing_that_could_be_answered(words, said, capsys):
+    assert cli.main(words) == 2
+    out, err = capsys.readouterr()
+    assert said in err
+    assert json.loads(out)["error"] in err
+
+
+def command(*words: str, **told: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "pytest_quant", *words], text=True, check=False, **told)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="asked: a full device; found: none; needed: /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [["matrix"], ["matrix", "--json"], ["--help"], ["--version"], ["pln", "--json"]])
+def test_a_full_disk_is_one_line(words, unbuffered, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    with Path("/dev/full").open("w") as full:
+        done = command(*words, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 2
+    *before, last = done.stderr.splitlines()
+    assert last.startswith("pytest-quant: ")
+    assert "No space left on device" in last or "no command 'pln'" in last
+    assert all("no command 'pln'" in line for line in before)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="asked: a shell that closes streams; found: Windows; needed: POSIX")
+def test_a_closed_stream_is_no_bug():
+    closed = f"'{sys.executable}' -m pytest_quant matrix --json >&-"
+    done = subprocess.run(closed, shell=True, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("pytest-quant: standard output is closed")
+    closed = f"'{sys.executable}' -m pytest_quant pln --json 2>&-"
+    done = subprocess.run(closed, shell=True, stdout=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert "no command 'pln'" in json.loads(done.stdout)["error"]
+
+
+def test_what_a_stream_cannot_encode_is_escaped(tmp_path):
+    done = command(
+        "baseline",
+        "show",
+        "caf\u00e9",
+        cwd=tmp_path,
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("pytest-quant: caf\\xe9: there is no such folder")
