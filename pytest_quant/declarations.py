@@ -49,6 +49,8 @@ _FIXTURES = frozenset(
     }
 )
 
+ENGINES = ("transformers", "vllm")
+"""What executes a model."""
 MARKERS = {
     "quant": "(model, formats, reference, engine, engine_args, reference_engine, revision, trust_remote_code, "
     "require_native, checkpoints, quantize, device_map, max_memory): model and formats",
@@ -159,9 +161,16 @@ OPTIONS = (
         "formats",
     ),
     Option(
-        "quant-reference", "FORMAT", "the unquantized format that deltas are taken against", "tested", "format", "fp16"
+        "quant-reference",
+        "FORMAT",
+        "the unquantized format that deltas are taken against",
+        "tested",
+        "reference",
+        "fp16",
     ),
-    Option("quant-engine", "ENGINE", "what executes the model: transformers or vllm", "tested", "text", "transformers"),
+    Option(
+        "quant-engine", "ENGINE", "what executes the model: transformers or vllm", "tested", "engine", "transformers"
+    ),
     Option(
         "quant-engine-args",
         "JSON",
@@ -174,7 +183,7 @@ OPTIONS = (
         "ENGINE",
         "what executes the reference",
         "tested",
-        "text",
+        "engine",
         unset="the engine of the formats",
     ),
     Option(
@@ -243,7 +252,7 @@ OPTIONS = (
         "DIR",
         "folder of lm-eval tasks of your own, where task_accuracy names no include_path",
         "measured",
-        "path",
+        "folder",
         unset="lm-eval's own",
     ),
     Option(
@@ -278,7 +287,9 @@ OPTIONS = (
         "switch",
         places="flag",
     ),
-    Option("quant-baseline-path", "DIR", "where baselines are, below the rootdir", "judged", "path", "quant-baselines"),
+    Option(
+        "quant-baseline-path", "DIR", "where baselines are, below the rootdir", "judged", "store", "quant-baselines"
+    ),
     Option(
         "quant-baseline-update",
         "WHAT",
@@ -317,7 +328,7 @@ OPTIONS = (
         "formats",
         places="flag",
     ),
-    Option("quant-json", "PATH", "write the whole run as JSON", "told", "path", places="flag"),
+    Option("quant-json", "PATH", "write the whole run as JSON", "told", "file", places="flag"),
     Option(
         "quant-report",
         "PATH",
@@ -331,10 +342,10 @@ OPTIONS = (
         "PATH",
         "write the run's verdicts as Markdown",
         "told",
-        "path",
+        "file",
         places="flag",
     ),
-    Option("quant-history", "DIR", "keep the record of each run in this folder", "told", "path"),
+    Option("quant-history", "DIR", "keep the record of each run in this folder", "told", "store"),
     Option(
         "quant-plan",
         None,
@@ -365,7 +376,7 @@ OPTIONS = (
         "DIR",
         "where hashes, references and checkpoints are kept",
         "run",
-        "path",
+        "store",
         unset="the user's cache directory",
     ),
 )

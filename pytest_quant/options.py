@@ -143,12 +143,23 @@ def settle(config: pytest.Config) -> Settled:
         told["quant-cache-dir"] = user_cache()
     if told["quant-device"] is not None and not told["quant-plan"]:
         wrong["quant-device"] = "--quant-device goes with --quant-plan: nothing is measured under a pretended device"
+    if told["quant-baseline"] or told["quant-baseline-update"] is not None:
+        _check_default(found, told, wrong)
     problems = [*found.table.problems, *wrong.values()]
     try:
         _check_clock()
     except UsageError as error:
         problems.append(str(error))
     return Settled(told, found, wrong, tuple(problems))
+
+
+def _check_default(found: Sources, told: dict[str, Any], wrong: dict[str, str]) -> None:
+    """Whether baselines can lie where nobody said that they should; others are checked with their option."""
+    if told["quant-baseline-path"] is not None:
+        try:
+            values.check_store(found.said["quant-baseline-path"], told["quant-baseline-path"])
+        except UsageError as error:
+            wrong["quant-baseline-path"] = str(error)
 
 
 def _calibration(told: dict[str, Any]) -> Calibration | None:

@@ -3,11 +3,8 @@ where it would begin to collect tests."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,14 +14,10 @@ from typing import Any
 import pytest
 
 from pytest_quant.configuration import table
+from pytest_quant.configuration.reading import as_pytest
 from pytest_quant.configuration.said import TABLE, Said
 from pytest_quant.declarations import OPTIONS, Option
-from pytest_quant.errors import UsageError
 from pytest_quant.options import Settled, settle
-
-_OURS = ("--capture=sys", "-W", "ignore::pytest.PytestAssertRewriteWarning")
-"""What ``conftest.py`` files print is not part of the answer; pytest warns of plugins that were imported before it, as
-this one is by its command."""
 
 
 @dataclass(frozen=True)
@@ -59,48 +52,7 @@ class Answer:
 def ask(arguments: Sequence[str]) -> Answer:
     """What a run of ``pytest ARGUMENTS`` started here would be told. ``conftest.py`` files are imported as in that run,
     no test is. :class:`UsageError` where pytest itself cannot read its configuration."""
-    probe = _Probe()
-    printed = io.StringIO()
-    with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
-        try:
-            pytest.main([*arguments, *_OURS], plugins=[probe])
-        except OSError as error:  # pytest before 9 does not look whether the file of -c is there
-            print(error)
-    if probe.answer is None:
-        raise UsageError(f"pytest does not get as far as the plugin's options: {_one_line(printed.getvalue())}")
-    return probe.answer
-
-
-def _one_line(printed: str) -> str:
-    """What pytest says of a mistake, without the usage that it prints before."""
-    line = "; ".join(line.strip() for line in printed.splitlines() if line.strip())
-    return re.sub(r"^ERROR: (usage: .*?: error: )?", "", line) or "it only prints something else"
-
-
-class _Probe:
-    """Takes the place of pytest's main loop."""
-
-    def __init__(self) -> None:
-        self.answer: Answer | None = None
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_cmdline_main(self, config: pytest.Config) -> int:
-        if not config.pluginmanager.hasplugin("quant"):
-            raise pytest.UsageError(
-                "the plugin is not loaded in this run: -p no:quant or PYTEST_DISABLE_PLUGIN_AUTOLOAD keeps it out"
-            )
-        from pytest_quant.formats import registry
-        from pytest_quant.plugin import add_formats
-
-        own: list[str] = []
-        try:
-            config.hook.pytest_quant_formats.call_historic(lambda formats: add_formats(formats, own))
-            self.answer = _answer(config)
-        except UsageError as error:
-            raise pytest.UsageError(f"pytest_quant_formats: {error}") from None
-        finally:
-            registry.forget(own)
-        return 0
+    return as_pytest(arguments, _answer)
 
 
 def _answer(config: pytest.Config) -> Answer:
@@ -122,12 +74,21 @@ def _row(config: pytest.Config, option: Option, settled: Settled) -> Row:
         return Row(option, None, "see the mistake", None, True, problem)
     return Row(
         option=option,
-        value=_plain(option, settled.values[option.name]) if problem is None else said.value,
+        value=_plain(option, settled.values[option.name]) if problem is None else _written(said),
         origin=_origin(config, option, said),
         file=said.origin.file,
         told=said.origin.kind not in ("default", "CI"),
         problem=problem,
     )
+
+
+def _written(said: Said) -> Any:
+    """A value that cannot be understood, as text where JSON has no other way to say it: a date, infinity."""
+    try:
+        json.dumps(said.value, allow_nan=False)
+    except (TypeError, ValueError):
+        return said.shown()
+    return said.value
 
 
 def _plain(option: Option, value: Any) -> Any:

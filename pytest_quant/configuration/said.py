@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from typing import Any, Literal
 from pytest_quant.errors import UsageError
 
 TABLE = "[tool.pytest-quant]"
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,22 @@ class Said:
         if not show:
             return UsageError(f"{self.origin}: {what}")
         equals = " = " if self.origin.kind == "table" else "="
-        return UsageError(f"{self.origin}{equals}{self._shown()}: {what}")
+        return UsageError(f"{self.origin}{equals}{self.shown()}: {what}")
 
-    def _shown(self) -> str:
+    def shown(self) -> str:
+        """The value as it was written, or as TOML would write it."""
         if isinstance(self.value, str) and self.origin.kind != "table":
             return self.value
-        return json.dumps(self.value, default=str, ensure_ascii=False)
+        return toml(self.value)
+
+
+def toml(value: Any) -> str:
+    """A value as TOML writes it."""
+    if isinstance(value, dict):
+        pairs = (f"{name if _BARE.fullmatch(name) else toml(name)} = {toml(each)}" for name, each in value.items())
+        return f"{{ {', '.join(pairs)} }}" if value else "{}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(toml, value))}]"
+    if isinstance(value, (str, bool)):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)  # inf, nan and dates among them

@@ -7,13 +7,14 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pytest_quant.cache import expanded
 from pytest_quant.configuration.places import local_corpus, local_file, local_folder, local_place
 from pytest_quant.configuration.said import Said
-from pytest_quant.declarations import Option
-from pytest_quant.errors import UsageError
+from pytest_quant.declarations import ENGINES, Option
+from pytest_quant.errors import UsageError, like
 from pytest_quant.spec import packed
 
 
@@ -101,8 +102,15 @@ def _format_name(name: str) -> str:
     return registry.get(name).name
 
 
-def _format(said: Said, _: Option) -> str:
-    return str(_checked(said, said.value, _format_name))
+def _reference(said: Said, _: Option) -> str:
+    def check(name: str) -> str:
+        from pytest_quant.formats import registry
+
+        if registry.get(name).quantized:
+            raise UsageError(f"{name} is a quantized format; use fp16, bf16 or fp32")
+        return registry.get(name).name
+
+    return str(_checked(said, said.value, check))
 
 
 def _names(said: Said) -> list[str]:
@@ -177,7 +185,12 @@ def _mix(said: Said, _: Option) -> str:
 
 
 def _corpus(said: Said, option: Option) -> str:
-    return local_corpus(said.root, said.value or option.default or "")
+    name = local_corpus(said.root, said.value or option.default or "")
+    if name != option.default:
+        from pytest_quant.corpora import texts
+
+        _checked(said, name, texts.check)
+    return name
 
 
 def _protocol(said: Said, _: Option) -> str:
@@ -187,20 +200,67 @@ def _protocol(said: Said, _: Option) -> str:
 
 
 def _matrix(said: Said, option: Option) -> str:
-    return local_file(said.root, said.value or option.default or "")
+    name = local_file(said.root, said.value or option.default or "")
+    if name != option.default:
+        from pytest_quant.hardware import matrix
+
+        _checked(said, name, matrix.load)
+    return name
 
 
-def _path(said: Said, _: Option) -> Any:
+def _place(said: Said, example: str) -> Path:
+    """An empty name would be the folder where pytest was started."""
+    if not said.value.strip():
+        raise said.wrong(f"is empty; name {example}")
     return said.started / expanded(said.value)
 
 
-def _page(said: Said, _: Option) -> Any:
+def _blocked(place: Path) -> Path | None:
+    """The file that is in the way of a folder; None where there is none, as far as can be seen."""
+    there = next((each for each in (place, *place.parents) if each.exists()), None)
+    return None if there is None or there.is_dir() else there
+
+
+def _folder(said: Said, _: Option) -> Path:
+    """A folder that is read."""
+    place = _place(said, "a folder")
+    if not place.is_dir():
+        raise said.wrong("this is a file; name a folder" if place.exists() else "there is no such folder")
+    return place
+
+
+def _store(said: Said, _: Option) -> Path:
+    """A folder that is written to; that of nobody's word is looked at where it is used."""
+    place = _place(said, "a folder")
+    if said.origin.kind not in ("default", "CI"):
+        check_store(said, place)
+    return place
+
+
+def check_store(said: Said, place: Path) -> None:
+    """:class:`UsageError` where a folder cannot be one, as far as that can be seen at the start."""
+    if (file := _blocked(place)) == place:
+        raise said.wrong("this is a file; name a folder")
+    if file is not None:
+        raise said.wrong(f"{file} is a file; name another folder")
+
+
+def _file(said: Said, _: Option) -> Path:
+    """A file that is written, as far as it can be seen at the start that it can."""
+    place = _place(said, "a file")
+    if place.is_dir():
+        raise said.wrong("this is a folder; name a file in it")
+    if (file := _blocked(place.parent)) is not None:
+        raise said.wrong(f"{file} is a file, so nothing can lie below it; name another place")
+    return place
+
+
+def _page(said: Said, option: Option) -> Path:
     """The path of an HTML file that can be written, as far as that can be seen at the start."""
-    place = said.started / expanded(said.value)
+    place = _place(said, "an .html file")
     if place.suffix.lower() not in (".html", ".htm"):
         raise said.wrong("a report is an HTML file: name it .html")
-    if place.is_dir():
-        raise said.wrong("this is a folder; name an .html file in it")
+    _file(said, option)
     from pytest_quant.report.html.libraries import check
 
     try:
@@ -208,6 +268,18 @@ def _page(said: Said, _: Option) -> Any:
     except UsageError as error:
         raise said.wrong(str(error)) from None
     return place
+
+
+def _engine(said: Said, option: Option) -> str | None:
+    def check(name: str) -> str:
+        if name not in ENGINES:
+            raise UsageError(
+                f"unknown engine {name!r}{like(name, ENGINES, 'the engines are ' + ' and '.join(ENGINES))}"
+            )
+        return name
+
+    name = said.value or option.default
+    return None if name is None else str(_checked(said, name, check))
 
 
 def _word(said: Said, option: Option) -> str:
@@ -246,7 +318,7 @@ KINDS = {
     "switch": Kind(_is_switch, "true or false", _switch),
     "text": Kind(_is_text, "text in quotes", _text),
     "model": Kind(_is_text, 'text, such as "org/name"', _model),
-    "format": Kind(_is_text, 'text, such as "fp16"', _format),
+    "reference": Kind(_is_text, 'text, such as "fp16"', _reference),
     "formats": Kind(_are_names, 'a list of names, such as ["int8", "nf4"]', _formats),
     "conditions": Kind(_are_names, 'a list of names, such as ["mig"]', _conditions),
     "arguments": Kind(_is_table, "a table, such as { tensor_parallel_size = 2 }", _arguments),
@@ -256,8 +328,11 @@ KINDS = {
     "corpus": Kind(_is_text, 'text, such as "wikitext2"', _corpus),
     "protocol": Kind(_is_text, 'text, such as "gptq-2048"', _protocol),
     "matrix": Kind(_is_text, 'text, such as "corrected"', _matrix),
-    "path": Kind(_is_text, "the path of a folder or a file, in quotes", _path),
+    "folder": Kind(_is_text, "the path of a folder, in quotes", _folder),
+    "store": Kind(_is_text, "the path of a folder, in quotes", _store),
+    "file": Kind(_is_text, "the path of a file, in quotes", _file),
     "page": Kind(_is_text, "the path of an HTML file, in quotes", _page),
+    "engine": Kind(_is_text, 'text, such as "vllm"', _engine),
     "word": Kind(_is_text, "text", _word),
     "count": Kind(_is_whole, "a whole number without quotes, such as 64", _count),
     "amount": Kind(_is_number, "a number without quotes, such as 2.5", _amount),

@@ -32,6 +32,18 @@ def load(name: str, *, documents: bool = False) -> Corpus:
     return _from_file(name)
 
 
+def check(name: str) -> None:
+    """:class:`UsageError` where there is no such corpus, as far as can be seen without reading it."""
+    kind, colon, copy = name.partition(":")
+    if name in ("python-docs", python_docstrings.NAME):
+        return
+    if kind == wikitext.NAME and not (colon and not copy):
+        if copy:
+            wikitext.check(Path(copy))
+    else:
+        _file_of(name)
+
+
 def python_docs() -> tuple[str, ...]:
     """The topics that CPython ships in ``pydoc_data.topics``, in the order of their names: about 465,000
     characters in 3.11; needs no network, and changes with Python."""
@@ -40,13 +52,18 @@ def python_docs() -> tuple[str, ...]:
     return tuple(text for _, text in sorted(topics.topics.items()))
 
 
-def _from_file(name: str) -> Corpus:
+def _file_of(name: str) -> tuple[Path, str | None]:
     path, column = _path_and_column(name)
     if not path.is_file():
         raise UsageError(
             f"unknown corpus {name!r}: neither 'python-docs' nor 'python-docstrings' nor 'wikitext2' nor the path of a "
             f"text, JSONL or Parquet file"
         )
+    return path, column
+
+
+def _from_file(name: str) -> Corpus:
+    path, column = _file_of(name)
     suffix = path.suffix.lower()
     if suffix == ".json":
         raise UsageError(f"the corpus {name!r} is a JSON file; write it as JSONL, one document a line, named *.jsonl")

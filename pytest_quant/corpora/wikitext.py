@@ -87,15 +87,20 @@ def _from_hub(dataset: str, column: str) -> list[Any]:
         ) from error
 
 
-def _from_copy(path: Path) -> tuple[str, list[Any]]:
-    """Which column a copy has, ``text`` or ``page``, and its values."""
-    if path.is_dir():
-        return _from_folder(path)
-    if not path.is_file():
+def check(path: Path) -> None:
+    """:class:`UsageError` where there is no such copy."""
+    if not path.exists():
         raise UsageError(
             f"the copy {str(path)!r} of wikitext2 is not there; give wikitext2:PATH with a Parquet file of the test "
             f"split, a folder of save_to_disk, or the text file wiki.test.raw"
         )
+
+
+def _from_copy(path: Path) -> tuple[str, list[Any]]:
+    """Which column a copy has, ``text`` or ``page``, and its values."""
+    check(path)
+    if path.is_dir():
+        return _from_folder(path)
     if path.suffix.lower() == ".parquet":
         return parquet.read_column(path, None)
     try:

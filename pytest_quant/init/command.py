@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import shlex
 import sys
@@ -84,15 +85,15 @@ def add(commands: Subparsers) -> None:
 def run(told: argparse.Namespace) -> int:
     """Measure, write the file and say what to do next."""
     metrics, output = _metrics(told.metrics), expanded(told.output)
-    if told.budget <= 0:
+    if not 0 < told.budget < math.inf:
         raise UsageError(f"--budget={told.budget:g}: give seconds, more than 0")
     _check_output(output, force=told.force or told.dry_run)
     model = _model(told.model)
 
     from pytest_quant.init.project import options_for
 
-    options = options_for(output, _words(told.pytest_arguments))
     with answering.undisturbed(told):
+        options = options_for(output, _words(told.pytest_arguments))
         written, formats, left_out = _measured(told, options, model, metrics)
 
     from pytest_quant.init import file
@@ -105,7 +106,14 @@ def run(told: argparse.Namespace) -> int:
     broken = any(isinstance(finding.result, Refused) and finding.result.broken for finding in findings)
     text = file.render(written, formats)
     if not told.dry_run:
-        _write(output, text, force=told.force)
+        try:
+            _write(output, text, force=told.force)
+        except UsageError as error:
+            if told.json:
+                print(f"pytest-quant: {error}", file=sys.stderr)
+                return answering.answer({"error": str(error), "text": text}, 2)
+            print(text, end="")  # what was measured is not lost
+            raise
     steps = _next(told, output, options.baseline_path)
     if told.json:
         data = {
@@ -250,6 +258,11 @@ def _check_output(path: Path, *, force: bool) -> None:
         raise UsageError(f"--output={path}: that is a folder; name a file in it")
     if path.exists() and not force:
         raise UsageError(f"{path} is there already; give another --output, or --force to replace it")
+    above = next((each for each in path.absolute().parents if each.exists()), path)
+    if not above.is_dir():
+        raise UsageError(f"--output={path}: {above} is a file, so nothing can lie below it; give another --output")
+    if not force and not os.access(above, os.W_OK | os.X_OK):
+        raise UsageError(f"--output={path}: {above} cannot be written to; give another --output")
 
 
 def _write(path: Path, text: str, *, force: bool) -> None:

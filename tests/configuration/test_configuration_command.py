@@ -51,7 +51,7 @@ def test_every_option_is_shown_with_its_default(files, pytester):
 
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option.in_files], ids=lambda option: option.key)
-def test_every_option_of_files_is_read_from_the_table_and_the_ini_file(files, option):
+def test_every_option_of_files_is_read_from_the_table_and_the_ini_file(files, pytester, option):
     texts = {
         "switch": ("true", "true", True),
         "formats": ('["int8", "nf4"]', "int8,nf4", ["int8", "nf4"]),
@@ -61,11 +61,15 @@ def test_every_option_of_files_is_read_from_the_table_and_the_ini_file(files, op
         "count": ("64", "64", 64),
         "amount": ("2.5", "2.5", 2.5),
         "share": ("0.9", "0.9", 0.9),
-        "format": ('"bf16"', "bf16", "bf16"),
+        "reference": ('"bf16"', "bf16", "bf16"),
         "protocol": ('"gptq-64"', "gptq-64", "gptq-64"),
         "map": ('"auto"', "auto", "auto"),
+        "engine": ('"vllm"', "vllm", "vllm"),
+        "matrix": ('"lesson"', "lesson", "lesson"),
         "word": (f'"{(option.choices or ("",))[-1]}"', (option.choices or ("",))[-1], (option.choices or ("",))[-1]),
     }
+    if option.kind == "folder":
+        (pytester.path / "wikitext2").mkdir()
     toml, text, value = texts.get(option.kind, ('"wikitext2"', "wikitext2", "wikitext2"))
     files(pyproject_toml=f"[tool.pytest-quant]\n{option.key} = {toml}\n")
     row = rows()[option.key]
@@ -238,6 +242,45 @@ def test_where_pytest_gives_up(files, arguments, said):
     assert said in str(wrong.value)
     assert "usage:" not in str(wrong.value)
     assert "\n" not in str(wrong.value)
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (b"tool = 3\n", "pyproject.toml: tool must be a table"),
+        (b"x = '\xff'\n", "pyproject.toml: cannot be read: 'utf-8' codec can't decode"),
+    ],
+)
+def test_a_file_that_pytest_cannot_read_is_named(files, pytester, content, said):
+    (pytester.path / "pyproject.toml").write_bytes(content)
+    with pytest.raises(UsageError) as wrong:
+        inquiry.ask([])
+    assert said in str(wrong.value)
+    assert "\n" not in str(wrong.value)
+
+
+def test_a_conftest_that_ends_the_program_is_told(files):
+    files(conftest_py="import sys\nsys.exit(3)\n")
+    with pytest.raises(UsageError, match=r"ends it by sys\.exit\(3\)"):
+        inquiry.ask([])
+
+
+def test_a_value_that_json_has_not_is_told_in_its_problem(files, capsys):
+    files(pyproject_toml="[tool.pytest-quant]\nprice = 2026-01-01\nmax-windows = 1e400\n")
+    assert cli.main(["config", "--json"]) == 2
+    found = json.loads(capsys.readouterr().out)
+    rows = {row["option"]: row for row in found["options"]}
+    assert rows["quant-price"]["value"] == "2026-01-01"
+    assert "price = 2026-01-01: must be a number" in rows["quant-price"]["problem"]
+    assert rows["quant-max-windows"]["value"] == "inf"
+
+
+def test_a_file_where_baselines_would_lie_matters_where_they_are_used(files, pytester):
+    (pytester.path / "quant-baselines").write_text("")
+    assert inquiry.ask([]).problems == ()
+    assert inquiry.ask(["--quant-baseline"]).problems == (
+        "quant-baseline-path=quant-baselines: this is a file; name a folder",
+    )
 
 
 def test_a_conftest_that_cannot_be_imported_is_named(files):

@@ -11,6 +11,7 @@ from pytest_quant.configuration import values
 from pytest_quant.configuration.said import Origin, Said
 from pytest_quant.declarations import GROUPS, OPTIONS
 from pytest_quant.errors import UsageError
+from pytest_quant.hardware import matrix
 
 BY_NAME = {option.name: option for option in OPTIONS}
 FILE = Path("pyproject.toml")
@@ -92,7 +93,7 @@ def test_in_the_table(name, value, read):
         ("full", 1, "must be true or false, not a whole number"),
         ("engine-args", "{}", "must be a table, such as { tensor_parallel_size = 2 }, not text"),
         ("engine-args", {"seed": 3}, "engine-args: the engine argument 'seed' cannot be given"),
-        ("engine-args", {"x": datetime.date(2026, 1, 1)}, 'engine-args = {"x": "2026-01-01"}: write text, numbers'),
+        ("engine-args", {"x": datetime.date(2026, 1, 1)}, "engine-args = { x = 2026-01-01 }: write text, numbers"),
         ("engine-args", {"x": float("nan")}, "write text, numbers, true, false"),
         ("device-map", "everywhere", "device-map: device_map: 'everywhere' is no place"),
         ("device-map", [0], "not a list"),
@@ -103,6 +104,19 @@ def test_in_the_table(name, value, read):
         ("calibration", "2*a,0.5*b", " calibration: "),
         ("missing", "never", 'missing = "never": may be record or fail'),
         ("protocol", "gptq", "protocol: unknown protocol 'gptq'"),
+        ("max-windows", float("inf"), "max-windows = inf: must be a whole number"),
+        ("confidence", float("nan"), "confidence = nan: must be a number from 0.5"),
+        ("engine", "vlm", "engine: unknown engine 'vlm'; did you mean vllm? The engines are transformers and vllm"),
+        ("reference-engine", "x", "reference-engine: unknown engine 'x'; the engines are transformers and vllm"),
+        ("reference", "nf4", "reference: nf4 is a quantized format; use fp16, bf16 or fp32"),
+        ("matrix", "nowhere.toml", "matrix: nowhere.toml: cannot be read"),
+        ("corpus", "nowhere.txt", "corpus: unknown corpus 'nowhere.txt'"),
+        ("corpus", "wikitext2:nowhere", "corpus: the copy 'nowhere' of wikitext2 is not there"),
+        ("tasks", "nowhere", 'tasks = "nowhere": there is no such folder'),
+        ("history", "", 'history = "": is empty; name a folder'),
+        ("cache-dir", " ", "is empty; name a folder"),
+        ("baseline-path", "", "is empty; name a folder"),
+        ("tasks", "", "is empty; name a folder"),
         ("model", datetime.date(2026, 1, 1), 'must be text, such as "org/name", not a date'),
     ],
 )
@@ -143,7 +157,40 @@ def test_a_path_of_the_table_is_meant_from_its_file(tmp_path):
     (tmp_path / "text.txt").write_text("")
     assert in_table("model", "model", tmp_path) == str(tmp_path / "model")
     assert in_table("corpus", "text.txt", tmp_path) == str(tmp_path / "text.txt")
-    assert in_table("matrix", "text.txt", tmp_path) == str(tmp_path / "text.txt")
+    (tmp_path / "own.toml").write_text((Path(matrix.__file__).parent / "support_lesson.toml").read_text())
+    assert in_table("matrix", "own.toml", tmp_path) == str(tmp_path / "own.toml")
     assert in_table("history", "runs", tmp_path) == tmp_path / "runs"
     assert in_table("checkpoints", {"gptq": "model"}, tmp_path) == (("gptq", str(tmp_path / "model")),)
     assert in_table("calibration", "0.5*text.txt,0.5*wikitext2", tmp_path).startswith(f"0.5*{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    "name, text, said",
+    [
+        ("history", "", "is empty; name a folder"),
+        ("baseline-path", "", "is empty; name a folder"),
+        ("cache-dir", "", "is empty; name a folder"),
+        ("json", "", "is empty; name a file"),
+        ("markdown", "", "is empty; name a file"),
+        ("report", "", "is empty; name an .html file"),
+        ("json", "folder", "this is a folder; name a file in it"),
+        ("markdown", "folder", "this is a folder; name a file in it"),
+        ("report", "folder.html", "this is a folder; name a file in it"),
+        ("json", "text/below/run.json", "text is a file, so nothing can lie below it"),
+        ("markdown", "text/out.md", "text is a file, so nothing can lie below it"),
+        ("report", "text/out.html", "text is a file, so nothing can lie below it"),
+        ("history", "text", "this is a file; name a folder"),
+        ("history", "text/below", "text is a file; name another folder"),
+        ("baseline-path", "text", "this is a file; name a folder"),
+        ("cache-dir", "text/below", "text is a file; name another folder"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_seen_at_the_start(tmp_path, name, text, said):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder.html").mkdir()
+    (tmp_path / "text").write_text("")
+    option = BY_NAME[f"quant-{name}"]
+    with pytest.raises(UsageError) as wrong:
+        values.read(option, Said(text, Origin("command line", option.flag), tmp_path, tmp_path))
+    assert str(wrong.value).startswith(f"--quant-{name}={text}: ")
+    assert said in str(wrong.value)

@@ -80,14 +80,46 @@ def test_a_file_in_the_place_of_the_folder(project):
     project.test(GATED)
     (project.path / "quant-baselines").write_text("not a folder")
     result = project.gate()
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*quant-baseline-path=quant-baselines: this is a file; name a folder"])
+    assert project.run().ret == 0  # which uses none
     assert (project.path / "quant-baselines").read_text() == "not a folder"
+
+
+IN_THE_WAY = """
+
+def test_in_the_way():
+    import pathlib
+    pathlib.Path({place!r}).write_text("a file")
+"""
+
+
+def test_a_file_that_came_into_the_place_of_the_folder(project):
+    project.test(IN_THE_WAY.format(place="quant-baselines") + GATED)
+    result = project.gate()
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert (project.path / "quant-baselines").read_text() == "a file"
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
 
 
-def test_the_json_that_cannot_be_written_is_an_error(project):
+@pytest.mark.parametrize(
+    "option", ["json=there/run.json", "markdown=there/out.md", "report=there/report.html", "history=there"]
+)
+def test_what_cannot_be_written_ends_the_run_before_it_begins(project, option):
     project.test(GATED)
     (project.path / "there").write_text("a file")
-    result = project.run("--quant-json=there/run.json")
+    result = project.run(f"--quant-{option}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.assert_outcomes()
+    result.stderr.fnmatch_lines([f"*--quant-{option}: *is a file*"])
+
+
+@pytest.mark.parametrize(
+    "option", ["json=there/run.json", "markdown=there/out.md", "report=there/report.html", "history=there"]
+)
+def test_what_cannot_be_written_in_the_end_is_red(project, option):
+    project.test(GATED + IN_THE_WAY.format(place="there"))
+    result = project.run(f"--quant-{option}")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["ERROR: --quant-json:*cannot be written*"])
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines([f"*--quant-{option.partition('=')[0]}:*cannot be written*"])

@@ -97,11 +97,10 @@ def test_a_failed_run_is_kept_and_a_changed_tree_is_said(project, commit):
 
 
 def test_a_folder_that_cannot_be_written_is_red_and_the_rest_is_written(project):
-    project.test(GATES)
-    (project.path / "quant-history").write_text("a file")
+    project.test(f"{GATES}\n\ndef test_in_the_way():\n    open('quant-history', 'w').write('a file')\n")
     result, record = project.record("--quant-history=quant-history")
     assert result.ret == 1
-    result.assert_outcomes(passed=1)
+    result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["*--quant-history: *quant-history cannot be written: *"])
     assert record["measurements"]
     assert (project.path / "quant-history").read_text() == "a file"

@@ -74,7 +74,7 @@ def test_a_run_that_skips_everything_says_so(project):
 
 
 @pytest.mark.parametrize(
-    "place, said", [("report.txt", "name it .html"), ("folder.html", "this is a folder; name an .html file in it")]
+    "place, said", [("report.txt", "name it .html"), ("folder.html", "this is a folder; name a file in it")]
 )
 def test_a_place_that_is_no_place_ends_the_run_before_it_begins(project, place, said):
     (project.path / "folder.html").mkdir()
@@ -93,8 +93,7 @@ def test_missing_libraries_end_the_run_before_it_begins(project, monkeypatch):
 
 
 def test_a_page_that_cannot_be_written_is_red_and_spares_the_record(project):
-    project.test(GATES)
-    (project.path / "file").write_text("")
+    project.test(f"{GATES}\n\ndef test_in_the_way():\n    open('file', 'w').close()\n")
     result, record = project.record("--quant-report=file/report.html")
     assert result.ret != 0
     assert len(record["measurements"]) == 3

@@ -251,8 +251,8 @@ def test_a_step_summary_that_cannot_be_written_is_a_line_and_markdown_an_error(p
     assert result.ret == 0
     result.stdout.fnmatch_lines(["GITHUB_STEP_SUMMARY: * cannot be written: Is a directory"])
     result = project.run(f"--quant-markdown={project.path}")
-    assert result.ret == 1
-    result.stdout.fnmatch_lines(["ERROR: --quant-markdown: * cannot be written: *"])
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--quant-markdown=*: this is a folder; name a file in it"])
 
 
 def test_a_body_that_fails_is_red_though_no_gate_is_broken(project):

@@ -105,6 +105,29 @@ def test_a_file_that_came_meanwhile_is_not_touched(here, monkeypatch, capsys):
     assert target.read_text() == "mine = True\n"
 
 
+@pytest.mark.parametrize("json_too", [False, True])
+def test_what_was_measured_is_printed_where_it_cannot_be_written(here, capsys, monkeypatch, json_too):
+    from pytest_quant import atomic
+
+    def refused(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(atomic, "replace", refused)
+    assert init("--formats", "int8", "--metrics", "memory_budget", *(["--json"] if json_too else [])) == 2
+    out, err = capsys.readouterr()
+    source = json.loads(out)["text"] if json_too else out
+    assert "memory_budget(max_ratio=" in ast.unparse(ast.parse(source))
+    assert "test_quantization.py cannot be written: No space left on device" in err
+    assert not (here.path / "tests" / "test_quantization.py").exists()
+
+
+def test_what_pytest_says_is_in_the_json(here, capfd):
+    (here.path / "conftest.py").write_text("print('hello')\nraise ValueError('broken here')\n")
+    assert main(["init", "models/tiny", "--json"]) == 2
+    found = json.loads(capfd.readouterr().out)
+    assert "broken here" in found["error"]
+
+
 def test_dry_run_prints_the_file_alone_and_json_all_of_it(here, capsys):
     arguments = ("--formats", "int8", "--metrics", "memory_budget", "--dry-run")
     assert init(*arguments) == 0
@@ -209,7 +232,15 @@ def test_ctrl_c_leaves_nothing(here, monkeypatch, capsys):
         (["models/tiny", "--output", "gates.py"], "would not collect a file of that name"),
         (["models/tiny", "--output", "models"], "that is a folder"),
         (["models/tiny", "--pytest-arguments='"], "write them as for a shell"),
-        (["models/tiny", "--pytest-arguments=--quant-confidence=7"], "mend what it says above"),
+        (
+            ["models/tiny", "--pytest-arguments=--quant-confidence=7"],
+            "--quant-confidence=7: must be a number from 0.5 to below 1",
+        ),
+        (["models/tiny", "--pytest-arguments=-p no:quant"], "the plugin is not loaded in this run"),
+        (["models/tiny", "--pytest-arguments=--nope"], "unrecognized arguments: --nope"),
+        (["models/tiny", "--budget", "nan"], "give seconds, more than 0"),
+        (["models/tiny", "--budget", "inf"], "give seconds, more than 0"),
+        (["models/tiny", "--output", "corpus.txt/deep/test_it.py"], "is a file, so nothing can lie below it"),
     ],
 )
 def test_a_mistake_is_one_line_with_the_next_step(here, capsys, arguments, words):
