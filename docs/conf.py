@@ -49,6 +49,7 @@ html_theme_options = {
 }
 html_static_path = ["_static"]
 html_css_files = ["wide-tables.css"]
+html_js_files = ["scrollable.js"]
 copybutton_prompt_text = r"\$ "
 copybutton_prompt_is_regexp = True
 copybutton_only_copy_prompt_lines = True

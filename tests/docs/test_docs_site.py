@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -90,6 +91,32 @@ def test_the_site_fetches_nothing_from_elsewhere(site):
     for page in site.rglob("*.html"):
         found = re.findall(r"<(?:script|img|link)[^>]*(?:src|href)=\"(https?:[^\"]+)\"", page.read_text("utf-8"))
         assert found == [], page.name
+
+
+def test_no_table_has_a_column_without_a_name_but_the_first(site):
+    for page in site.glob("*.html"):
+        heads = re.findall(r"<thead>.*?</thead>", page.read_text("utf-8"), re.DOTALL)
+        assert not [head for head in heads if re.search(r"<th[^>]*>(<p>)?\s*(</p>)?</th>", head.partition("</th>")[2])]
+
+
+@pytest.mark.browser
+def test_what_scrolls_takes_the_focus(site):
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium on the PATH: apt-get install chromium")
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    with playwright.sync_playwright() as opened:
+        browser = opened.chromium.launch(executable_path=chromium, args=arguments)
+        page = browser.new_page(viewport={"width": 400, "height": 800})
+        page.goto((site / "ci.html").as_uri())
+        found = page.evaluate(
+            "[...document.querySelectorAll('.table-wrapper, .highlight pre')]"
+            ".filter(each => each.scrollWidth > each.clientWidth).map(each => each.tabIndex)"
+        )
+        browser.close()
+    assert found
+    assert set(found) == {0}
 
 
 def test_every_argument_of_every_marker_is_told():
