@@ -20,14 +20,18 @@ _OURS = ("--capture=sys", "-W", "ignore::pytest.PytestAssertRewriteWarning")
 this one is by its command."""
 
 
-def as_pytest(arguments: Sequence[str], look: Callable[[pytest.Config], T]) -> T:
+def as_pytest(arguments: Sequence[str], look: Callable[[pytest.Config], T], own: list[str] | None = None) -> T:
     """What ``look`` finds in the configuration of ``pytest ARGUMENTS`` started here. ``conftest.py`` files are imported
-    as in that run, no test is; formats that they add are known while it looks.
+    as in that run, no test is; formats that they add are known while it looks, and stay where ``own`` takes their
+    names: the caller forgets them then.
 
     :class:`UsageError` where pytest itself cannot read its configuration, with what it says, where the plugin is not
     loaded, and where ``look`` raises one (of pytest's kind too).
     """
-    probe = _Probe(look)
+    formats: list[str] = [] if own is None else own
+    probe = _Probe(look, formats)
+    from pytest_quant.formats import registry
+
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
@@ -39,6 +43,9 @@ def as_pytest(arguments: Sequence[str], look: Callable[[pytest.Config], T]) -> T
         if probe.looked:
             raise
         why = _culprit() or f"it raises {type(error).__name__}: {error}"
+    finally:
+        if own is None and formats:
+            registry.forget(formats)
     if probe.error is not None:
         raise probe.error
     if not probe.found:
@@ -67,8 +74,8 @@ def _culprit() -> str | None:
 class _Probe(Generic[T]):
     """Takes the place of pytest's main loop."""
 
-    def __init__(self, look: Callable[[pytest.Config], T]) -> None:
-        self.look = look
+    def __init__(self, look: Callable[[pytest.Config], T], formats: list[str]) -> None:
+        self.look, self.formats = look, formats
         self.found: list[T] = []
         self.error: UsageError | None = None
         self.looked = False
@@ -82,20 +89,17 @@ class _Probe(Generic[T]):
                 "or PYTEST_DISABLE_PLUGIN_AUTOLOAD keeps it out"
             )
             return 0
-        from pytest_quant.formats import registry
         from pytest_quant.plugin import add_formats
 
-        own: list[str] = []
         try:
-            try:
-                config.hook.pytest_quant_formats.call_historic(lambda formats: add_formats(formats, own))
-            except UsageError as error:
-                raise UsageError(
-                    f"pytest does not get as far as the plugin's options: pytest_quant_formats: {error}"
-                ) from None
+            config.hook.pytest_quant_formats.call_historic(lambda formats: add_formats(formats, self.formats))
+        except UsageError as error:
+            self.error = UsageError(
+                f"pytest does not get as far as the plugin's options: pytest_quant_formats: {error}"
+            )
+            return 0
+        try:
             self.found.append(self.look(config))
         except (UsageError, pytest.UsageError) as error:
             self.error = UsageError("; ".join(map(str, error.args)))
-        finally:
-            registry.forget(own)
         return 0

@@ -84,6 +84,17 @@ def add(commands: Subparsers) -> None:
 
 def run(told: argparse.Namespace) -> int:
     """Measure, write the file and say what to do next."""
+    own: list[str] = []
+    try:
+        return _run(told, own)
+    finally:
+        if own:
+            from pytest_quant.formats import registry
+
+            registry.forget(own)
+
+
+def _run(told: argparse.Namespace, own: list[str]) -> int:
     metrics, output = _metrics(told.metrics), expanded(told.output)
     if not 0 < told.budget < math.inf:
         raise UsageError(f"--budget={told.budget:g}: give seconds, more than 0")
@@ -93,7 +104,7 @@ def run(told: argparse.Namespace) -> int:
     from pytest_quant.init.project import options_for
 
     with answering.undisturbed(told):
-        options = options_for(output, _words(told.pytest_arguments))
+        options = options_for(output, _words(told.pytest_arguments), own)
         written, formats, left_out = _measured(told, options, model, metrics)
 
     from pytest_quant.init import file

@@ -121,6 +121,18 @@ def test_what_was_measured_is_printed_where_it_cannot_be_written(here, capsys, m
     assert not (here.path / "tests" / "test_quantization.py").exists()
 
 
+def test_a_format_of_the_projects_own(here):
+    from pytest_quant.formats import registry
+
+    (here.path / "conftest.py").write_text(
+        "from pytest_quant.formats import variant\n\n\ndef pytest_quant_formats():\n"
+        '    return [variant("nf4", "nf4-plain", bnb_4bit_use_double_quant=False)]\n'
+    )
+    assert init("--formats", "nf4-plain", "--metrics", "memory_budget") == 0
+    assert 'formats=["nf4-plain"]' in (here.path / "tests" / "test_quantization.py").read_text()
+    assert "nf4-plain" not in registry.formats()
+
+
 def test_what_pytest_says_is_in_the_json(here, capfd):
     (here.path / "conftest.py").write_text("print('hello')\nraise ValueError('broken here')\n")
     assert main(["init", "models/tiny", "--json"]) == 2
