@@ -44,6 +44,7 @@ def runner(tmp_path, monkeypatch):
     folder = tmp_path / "checkout"
     folder.mkdir()
     (folder / "pytest.ini").write_text("[pytest]\nquant_corpus = corpus.txt\n")
+    (folder / "corpus.txt").write_text("A few words. " * 40)
     (folder / "test_it.py").write_text(PLAIN.format(holds=True))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -87,7 +88,6 @@ def act(name: str, folder: Path, **inputs: str) -> tuple[subprocess.CompletedPro
 
 def gated(folder: Path, model: Path, limit: float) -> None:
     (folder / "tiny").symlink_to(model)
-    (folder / "corpus.txt").write_text("A few words. " * 40)
     (folder / "test_it.py").write_text(GATE.format(limit=limit))
 
 
