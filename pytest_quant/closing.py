@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from pytest_quant.baseline import BaselineError
 from pytest_quant.counting import counted
 from pytest_quant.ledger import Ledger
 from pytest_quant.options import Options
-from pytest_quant.publishing import publish
-from pytest_quant.report.json import run_record
+from pytest_quant.publishing import Record, publish
 
 _SHOWN = 10
-"""Tests that are named, of those that never ran."""
+"""Tests and files that are named, of those that never ran or could not be collected."""
 
 
 def close(
@@ -22,14 +21,17 @@ def close(
     whole: Collection[str],
     *,
     complete: bool,
+    record: Callable[[Sequence[str]], Record],
     never_ran: Sequence[str] = (),
+    uncollected: Sequence[str] = (),
 ) -> tuple[list[str], list[str], bool]:
     """Write baselines, run record and reports; returns good news and troubles, a line each, and whether all of it
     was written.
 
     ``known_tests`` were collected; ``whole`` are those whose files were collected as a whole, so that a test of them
-    that is not known is gone. Nothing is pruned after a run that was not ``complete``. Those that ``never_ran`` have no
-    number, which is red where a missing one is.
+    that is not known is gone. Nothing is pruned after a run that was not ``complete``. ``record`` makes the run record
+    from all troubles but those in writing it. Those that ``never_ran`` have no number, which is red where a missing one
+    is; what is ``uncollected`` made the run red already, and nobody knows which gates it holds.
     """
     ledger.settle()
     messages: list[str] = []
@@ -46,10 +48,12 @@ def close(
     unwritten = len(troubles)
     troubles += _not_measured(ledger, told)
     if never_ran:
-        (troubles if told.baseline and told.missing == "fail" else messages).append(_named(never_ran))
-    places = (told.baseline_path, told.history, told.json, told.markdown, told.report)
-    own = [place for place in places if place is not None]
-    said, failed = publish(lambda: run_record(ledger, troubles, complete=complete, own=own), told)
+        (troubles if told.baseline and told.missing == "fail" else messages).append(
+            f"{counted(len(never_ran), 'test')} never ran: {_named(never_ran)}"
+        )
+    if uncollected:
+        troubles.append(f"{counted(len(uncollected), 'file')} could not be collected: {_named(uncollected)}")
+    said, failed = publish(lambda: record(troubles), told)
     messages += said
     troubles += failed
     unwritten += len(failed)
@@ -58,7 +62,7 @@ def close(
 
 def _named(tests: Sequence[str]) -> str:
     more = f" and {len(tests) - _SHOWN} more" if len(tests) > _SHOWN else ""
-    return f"{counted(len(tests), 'test')} never ran: {', '.join(tests[:_SHOWN])}{more}"
+    return f"{', '.join(tests[:_SHOWN])}{more}"
 
 
 def _not_measured(ledger: Ledger, told: Options) -> list[str]:

@@ -26,6 +26,9 @@ class Ledger:
     outcomes: dict[str, list[Payload]] = field(default_factory=dict)
     skipped: dict[str, Payload] = field(default_factory=dict)
     passed: set[str] = field(default_factory=set)
+    spoilt: set[str] = field(default_factory=set)
+    """Tests of which a subtest failed: pytest counts them as failed, whatever their own report says, and whichever try
+    it was in."""
     failed: dict[str, None] = field(default_factory=dict)
     """Tests that make the run red, for a gate or for anything else; an expected failure is none."""
     hardware: dict[str, Any] = field(default_factory=dict)
@@ -54,7 +57,7 @@ class Ledger:
         self.outcomes[test] = payloads
         self.hardware = dict(hardware)
         self.skipped.pop(test, None)
-        self.passed.add(test) if passed else self._note_not_passed(test)
+        self.passed.add(test) if passed and test not in self.spoilt else self._note_not_passed(test)
 
     def _note_not_passed(self, test: str) -> None:
         self.passed.discard(test)
@@ -67,6 +70,11 @@ class Ledger:
             entry["format"] = format
         self.skipped[test] = entry
 
+    def note_subtest(self, test: str) -> None:
+        """One of the test's subtests failed."""
+        self.spoilt.add(test)
+        self.failed[test] = None
+
     def note_failure(self, test: str) -> None:
         """The test failed after its gates, in its teardown say."""
         self._note_not_passed(test)
@@ -76,7 +84,7 @@ class Ledger:
     def note_end(self, test: str, *, failed: bool) -> None:
         """Whether the test's last try failed."""
         self.failed.pop(test, None)
-        if failed:
+        if failed or test in self.spoilt:
             self.failed[test] = None
 
     def arrange(self, tests: Sequence[str]) -> None:

@@ -222,12 +222,23 @@ class Listener:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._run.hear(report)
 
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self._run.hear_collected(report)
+
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[None, Any, Any]:
     """Before other plugins write their reports, in which our verdicts and the run's exit code are to be final."""
-    _finish(session, exitstatus)
-    return (yield)
+    try:
+        _finish(session, exitstatus)
+    except Exception as error:
+        from pytest_quant.publishing import bug
+
+        session.config.stash[RUN].troubles.append(f"the end of the run failed: {bug(error)}")
+        session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+    finally:
+        result = yield
+    return result
 
 
 def _finish(session: pytest.Session, exitstatus: int) -> None:
@@ -236,7 +247,7 @@ def _finish(session: pytest.Session, exitstatus: int) -> None:
     if hasattr(session.config, "workerinput") or not run.used or only_looking:
         return
     run.finish(
-        complete=exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED),
+        complete=exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED),
         stopped=bool(session.shouldfail or session.shouldstop),  # by -x, which leaves the status of a whole run
     )
     if run.troubles and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,10 @@ def publish(finished: Callable[[], Record], told: Options) -> tuple[list[str], l
     messages: list[str] = []
     failed: list[str] = []
     asked = list(_asked(told))
-    record = finished() if asked else {}
+    try:
+        record = finished() if asked else {}
+    except Exception as error:
+        return messages, [f"the run record could not be made: {bug(error)}"]
     for option, place, write in asked:
         try:
             messages += write(place, record)
@@ -32,7 +36,23 @@ def publish(finished: Callable[[], Record], told: Options) -> tuple[list[str], l
             failed.append(f"{option}: {place} cannot be written: {error.strerror or error}")
         except QuantError as error:
             failed.append(f"{option}: {error}")
+        except Exception as error:
+            failed.append(f"{option}: {place} was not written: {bug(error)}")
     return messages, failed
+
+
+def bug(error: Exception) -> str:
+    """What to say of an error that nobody foresaw: what it is, and where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    said = " ".join(traceback.format_exception_only(error)[-1].split())
+    return f"{said}{where}. This is a bug of pytest-quant; please report it."
+
+
+def places(told: Options) -> list[Path]:
+    """Files and folders that a run writes."""
+    found = (told.baseline_path, told.history, told.json, told.markdown, told.report)
+    return [place for place in found if place is not None]
 
 
 def _asked(told: Options) -> Iterable[tuple[str, Path, Write]]:
@@ -67,7 +87,8 @@ def _report(history: Path | None, place: Path, record: Record) -> list[str]:
     from pytest_quant.history import read
     from pytest_quant.report.html import page
 
-    page.write(place, [record], None if history is None else read(history))
+    is_there = history is not None and history.is_dir()  # not before the first run that measured something
+    page.write(place, [record], read(history) if history is not None and is_there else None)
     return [f"report: {place}"]
 
 

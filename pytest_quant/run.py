@@ -59,6 +59,8 @@ class Run:
         """The quantization tests that are to run."""
         self.ended: set[str] = set()
         """Tests of which it is known how they ended."""
+        self.uncollected: dict[str, None] = {}
+        """Files and classes that pytest could not collect."""
         self.arranged: list[str] = []
         """The tests in the order in which they were collected, where several workers run them."""
         self.messages: list[str] = []
@@ -66,6 +68,7 @@ class Run:
         self.troubles: list[str] = []
         """What turns the run red besides failed tests."""
         self._complete = True
+        self._record: dict[str, Any] | None = None
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -178,6 +181,10 @@ class Run:
             self.keeper.hear(carried["journal"])
         if report.when == "teardown" and report.failed:
             self.ledger.note_failure(report.nodeid)
+        if hasattr(report, "context"):  # of a subtest: its test's own report follows, which says passed still
+            if carried is not None and report.failed:
+                self.ledger.note_subtest(report.nodeid)
+            return
         if carried is None or str(report.outcome) == "rerun":  # which is what pytest-rerunfailures makes it
             return
         self.ledger.note_end(report.nodeid, failed=report.failed)
@@ -191,6 +198,11 @@ class Run:
         else:
             passed = report.passed and not expected
             self.ledger.note(report.nodeid, carried["outcomes"], carried["hardware"], passed=passed)
+
+    def hear_collected(self, report: pytest.CollectReport) -> None:
+        """Remember what could not be collected; of workers each says so."""
+        if report.failed:
+            self.uncollected[report.nodeid or "."] = None
 
     def check(self, item: pytest.Item) -> None:
         """Skip a test whose formats, or whose reference, cannot run here. Loads nothing."""
@@ -361,15 +373,29 @@ class Run:
         self.ledger.arrange(self.arranged)
         whole = set() if any("::" in argument for argument in self.config.args) else self.known_tests
         self.messages, self.troubles, written = close(
-            self.ledger, self.options, self.known_tests, whole, complete=complete, never_ran=unnoticed
+            self.ledger,
+            self.options,
+            self.known_tests,
+            whole,
+            complete=complete,
+            record=self._told,
+            never_ran=unnoticed,
+            uncollected=list(self.uncollected),
         )
         self.messages += self.keeper.finish(ended=complete and written and not stopped)
 
     def record(self) -> dict[str, Any]:
         """The run record, of a run that is finished."""
-        from pytest_quant.report.json import run_record
+        return self._told(self.troubles)
 
-        return run_record(self.ledger, self.troubles, complete=self._complete)
+    def _told(self, troubles: Sequence[str]) -> dict[str, Any]:
+        """The run record; made once, but for its troubles: a report that cannot be written is one more."""
+        if self._record is None:
+            from pytest_quant.publishing import places
+            from pytest_quant.report.json import run_record
+
+            self._record = run_record(self.ledger, complete=self._complete, own=places(self.options))
+        return {**self._record, "troubles": list(troubles)} if troubles else dict(self._record)
 
     def close(self) -> None:
         """Let go of what other processes wait for, and of what is still held where the run ended early: an engine's

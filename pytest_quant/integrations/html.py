@@ -59,4 +59,4 @@ class Html:
         run = self._run
         if run.used and (run.ledger.records or run.ledger.skipped or run.troubles):
             found = standing(run.record())
-            prefix.append(f"<p>Quantization: {found.word}: {escape(found.text)}</p>")
+            prefix.append(f"<p>Quantization: {found.said}: {escape(found.text)}</p>")

@@ -17,7 +17,8 @@ from pytest_quant.report.standing import Standing, standing
 
 COMMENT = 65_000
 """Bytes that GitHub takes for a comment: 65 536 characters, less what one writes around it."""
-_SYMBOLS = {"red": "❌", "green": "✅", "interrupted": "⚠️", "empty": "⚠️"}
+_SYMBOLS = {"red": "❌", "green": "✅"}
+_CAUTION = "⚠️"
 _OF_VERDICTS = {"passed": "✅", "improved": "✅", "new": "🆕", "failed": "❌", "regressed": "❌", "not-measured": "❌"}
 _HEADERS = ("verdict", "format", "metric", "value", "limit", "margin", "baseline")
 _ALWAYS_NAMED = ("pytest-quant", "torch", "transformers")
@@ -54,14 +55,7 @@ def render(record: Mapping[str, Any], most: int = COMMENT) -> str:
 
 
 def _headline(found: Standing) -> str:
-    said = {"interrupted": "interrupted", "empty": "nothing measured"}.get(found.word, found.word)
-    return f"### {_SYMBOLS[found.word]} Quantization: {said}\n\n{prose(_sentence(found.text))}.\n"
-
-
-def _sentence(text: str) -> str:
-    """With a capital where it begins with a word of ours: an error may begin with the name of a file."""
-    ours = text.startswith(("of ", "nothing ", "the run "))
-    return (text[0].upper() + text[1:] if ours else text).removesuffix(".")
+    return f"### {_SYMBOLS.get(found.word, _CAUTION)} Quantization: {found.said}\n\n{prose(found.sentence)}\n"
 
 
 def _troubles(record: Mapping[str, Any]) -> Iterable[_Section]:
@@ -102,7 +96,7 @@ def _tables(record: Mapping[str, Any]) -> Iterable[_Section]:
 
 def _row(measurement: Mapping[str, Any]) -> str:
     name, metric, value, limit, change, word = cells(measurement)
-    symbol = "❌" if measurement.get("breaks") else _OF_VERDICTS.get(word, "⚠️")
+    symbol = "❌" if measurement.get("breaks") else _OF_VERDICTS.get(word, _CAUTION)
     shown = [f"{symbol} {word}", code(name, table=True)]
     shown += [prose(text, table=True) for text in (metric, value, limit, room(measurement) or "-", change)]
     return f"| {' | '.join(shown)} |\n"

@@ -1,4 +1,5 @@
-"""How a finished run stands, in words: red with the reason, green, or neither because it says nothing."""
+"""How a finished run stands, in words: red with the reason, green, or neither because it says nothing. Every report
+takes its headline from here."""
 
 from __future__ import annotations
 
@@ -13,7 +14,17 @@ from pytest_quant.report.rows import LOUDEST, verdict
 
 _BROKEN = ("failed", "not-measured", "regressed")
 """Verdicts that break a build whatever it was told, where a record does not say itself what broke it."""
+_OPEN = ("missing", "incomparable", "inconclusive")
+"""Verdicts that decide nothing."""
 _NAMED = 3
+WORDS = {
+    "red": "red",
+    "interrupted": "interrupted",
+    "empty": "nothing measured",
+    "undecided": "not all decided",
+    "green": "green",
+}
+"""What each standing is called, the one that counts most first: several runs stand as the worst of them does."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +32,24 @@ class Standing:
     """Of one run record."""
 
     word: str
-    """``red``, ``green``, ``interrupted`` or ``empty``; of a run that is interrupted and broken, ``red``."""
+    """Of :data:`WORDS`; of a run that is interrupted and broken, ``red``."""
     text: str
     """Why, as the rest of one sentence."""
     broken: tuple[Mapping[str, Any], ...]
     """Measurements that make the run red."""
     elsewhere: tuple[str, ...]
     """Tests that failed though none of their gates is broken."""
+
+    @property
+    def said(self) -> str:
+        """The word as people read it."""
+        return WORDS[self.word]
+
+    @property
+    def sentence(self) -> str:
+        """The text with a capital where it begins with a word of ours: an error may begin with the name of a file."""
+        ours = self.text.startswith(("of ", "nothing ", "the run "))
+        return (self.text[0].upper() + self.text[1:] if ours else self.text).removesuffix(".") + "."
 
 
 def standing(record: Mapping[str, Any]) -> Standing:
@@ -37,7 +59,7 @@ def standing(record: Mapping[str, Any]) -> Standing:
     of_gates = {each["test"] for each in broken}
     elsewhere = tuple(test for test in record.get("failed", ()) if test not in of_gates)
     troubles = record.get("troubles", ())
-    measured = any("value" in each for each in measurements)
+    measured = any("value" in each or each["verdict"] == "failed" for each in measurements)  # NaN is no number
     interrupted = bool(record.get("incomplete"))
     reasons = []
     if broken:
@@ -64,7 +86,14 @@ def standing(record: Mapping[str, Any]) -> Standing:
     expected = sum(bool(each.get("breaks")) for each in measurements)
     but = f"; {expected} of them broken, as expected (xfail)" if expected else ""
     held = "none is broken" if not expected else "none unexpectedly"
-    return Standing("green", f"of {_gates(len(measurements))} {held}: {_counts(measurements)}{but}{skipped}", (), ())
+    is_open = any(verdict(each) in _OPEN for each in measurements)
+    said = f"of {_gates(len(measurements))} {held}: {_counts(measurements)}{but}{skipped}"
+    return Standing("undecided" if is_open else "green", said, broken, elsewhere)
+
+
+def worst(found: Sequence[Standing]) -> Standing:
+    """Of several runs the one that all of them stand as; the first of those that are equal."""
+    return min(found, key=lambda each: tuple(WORDS).index(each.word))
 
 
 def named(record: Mapping[str, Any]) -> str:

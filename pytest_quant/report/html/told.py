@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_quant.report.standing import Standing
+
 Record = Mapping[str, Any]
 
 TONES = {
@@ -119,8 +121,7 @@ class Run:
     remarks: tuple[tuple[str, str], ...]
     skipped: tuple[tuple[str, str, str], ...]
     """Test, format, reason."""
-    elsewhere: tuple[str, ...]
-    """Tests that failed though none of their gates is broken."""
+    standing: Standing
     troubles: tuple[str, ...]
     incomplete: bool
     facts: tuple[tuple[str, str], ...]
@@ -141,7 +142,7 @@ PROOF_HEADERS = ("model", "format", "weights quantized", "bits a weight", "weigh
 
 @dataclass(frozen=True)
 class Overall:
-    """The verdict of all in one word, and why."""
+    """The standing of all in a word or two, and why."""
 
     tone: str
     symbol: str

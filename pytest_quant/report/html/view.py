@@ -18,7 +18,7 @@ from pytest_quant.report.margins import Margin, margins
 from pytest_quant.report.naming import shown_metric
 from pytest_quant.report.room import shown, tightest
 from pytest_quant.report.rows import LOUDEST, cells, remarks, title, verdict
-from pytest_quant.report.standing import is_broken
+from pytest_quant.report.standing import is_broken, standing
 
 DAMAGE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, ZeroDivisionError)
 """What a record of another shape than docs/run-record.md raises in those who read it."""
@@ -29,7 +29,7 @@ def page(records: Sequence[Record], version: str) -> Page:
     runs = _told_apart([run(record) for record in records])
     counts = Counter(row.verdict for each in runs for group in each.groups for row in group.rows)
     return Page(
-        overall=overall(runs, counts),
+        overall=overall(runs),
         runs=runs,
         counts=tuple((word, counts[word]) for word in LOUDEST if counts[word]),
         version=version,
@@ -67,7 +67,7 @@ def run(record: Record) -> Run:
             broken=tuple(sorted(broken, key=lambda found: LOUDEST.index(found.verdict))),
             remarks=tuple(remarks(measurements)),
             skipped=tuple((str(s["test"]), str(s.get("format", "")), str(s["reason"])) for s in record["skipped"]),
-            elsewhere=_elsewhere(failed or (), broken),
+            standing=standing(record),
             troubles=tuple(map(str, record.get("troubles", ()))),
             incomplete=bool(record.get("incomplete")),
             facts=tuple(_facts(environment, hardware)),
@@ -166,11 +166,6 @@ def _broken(record: Record) -> Broken:
         next=steps,
         lines=tuple(changes.lines(record) if lines is None else lines),
     )
-
-
-def _elsewhere(failed: Sequence[Any], broken: Sequence[Broken]) -> tuple[str, ...]:
-    of_gates = {each.test for each in broken}
-    return tuple(str(test) for test in failed if test not in of_gates)
 
 
 def _behind(record: Record) -> str:
