@@ -7,7 +7,9 @@ from run_records import empty, failing, recorded, without
 
 from pytest_quant.errors import QuantError
 from pytest_quant.report.html import view
+from pytest_quant.report.markdown import render
 from pytest_quant.report.rows import cells
+from pytest_quant.report.standing import WORDS, standing
 
 
 def only(record):
@@ -16,8 +18,11 @@ def only(record):
 
 def test_a_run_in_which_all_holds_names_the_tightest_gate():
     overall = only(recorded()).overall
-    assert (overall.tone, overall.word) == ("good", "All 14 gates hold")
-    assert overall.reasons == ("Least room: int8 memory weights, 0.0408x left, 91% used (max 0.45x).",)
+    assert (overall.tone, overall.word) == ("good", "Green")
+    assert overall.reasons == (
+        "Of 14 gates none is broken: 14 passed.",
+        "Least room: int8 memory weights, 0.0408x left, 91% used (max 0.45x).",
+    )
 
 
 def test_a_broken_gate_is_red_with_its_reason_and_what_to_do():
@@ -48,10 +53,10 @@ def test_the_rows_have_the_words_of_the_terminal():
 
 def test_nothing_measured_is_never_green():
     nothing = only(empty())
-    assert (nothing.overall.tone, nothing.overall.word) == ("open", "Nothing was measured")
-    assert "No test with a gate ran" in nothing.overall.reasons[0]
+    assert (nothing.overall.tone, nothing.overall.word) == ("open", "Nothing measured")
+    assert nothing.overall.reasons == ("Nothing was measured; this says nothing of any model.",)
     skipped = only(empty({"test": "t", "format": "fp8", "reason": "no GPU"}))
-    assert "Every quantization test was skipped" in skipped.overall.reasons[0]
+    assert "the only test was skipped" in skipped.overall.reasons[0]
 
 
 def test_gates_without_numbers_are_not_green_either():
@@ -66,7 +71,7 @@ def test_gates_without_numbers_are_not_green_either():
 def test_an_interrupted_run_says_so():
     overall = only({**recorded(), "incomplete": True}).overall
     assert overall.word == "Interrupted"
-    assert "interrupted" in " ".join(overall.reasons)
+    assert "did not get to its end" in overall.reasons[0]
 
 
 def test_troubles_and_tests_that_failed_outside_their_gates_are_red():
@@ -74,20 +79,74 @@ def test_troubles_and_tests_that_failed_outside_their_gates_are_red():
     assert troubled.overall.tone == "bad"
     outside = only({**recorded(), "failed": ["test_smollm2.py::test_close[int8]"]})
     assert outside.overall.tone == "bad"
-    assert outside.runs[0].elsewhere == ("test_smollm2.py::test_close[int8]",)
+    assert outside.runs[0].standing.elsewhere == ("test_smollm2.py::test_close[int8]",)
 
 
 def test_a_gate_that_was_expected_to_break_is_named_and_is_not_red():
     record = {**failing(), "failed": [], "troubles": []}
     overall = only(record).overall
-    assert (overall.tone, overall.word) == ("good", "No gate broke unexpectedly")
+    assert (overall.tone, overall.word) == ("good", "Green")
     assert "xfail" in overall.reasons[0]
 
 
 def test_an_undecided_gate_is_neither():
     record = recorded()
     record["measurements"][0] |= {"verdict": "inconclusive", "reason": "the interval contains the limit"}
-    assert only(record).overall.tone == "open"
+    overall = only(record).overall
+    assert (overall.tone, overall.word) == ("open", "Not all decided")
+    assert "1 inconclusive" in overall.reasons[0]
+
+
+def expected_nan():
+    record = recorded()
+    record["measurements"] = record["measurements"][:1]
+    measurement = record["measurements"][0]
+    for name in ("value", "low", "high", "statistics", "windows", "scores", "bounds", "detail", "format_value"):
+        measurement.pop(name, None)
+    measurement |= {"verdict": "failed", "breaks": True, "reason": "windows without a finite logit"}
+    return record
+
+
+def undecided(word="inconclusive"):
+    record = recorded()
+    record["measurements"][0] |= {"verdict": "inconclusive", "reason": "the interval contains the limit"}
+    if word == "missing":
+        record["measurements"][0] |= {"verdict": "passed", "baseline": {"verdict": "missing", "reason": "no baseline"}}
+    return record
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [recorded()],
+        [failing()],
+        [{**failing(), "incomplete": True}],
+        [{**recorded(), "incomplete": True}],
+        [{**empty(), "incomplete": True}],
+        [empty({"test": "t", "reason": "no GPU"})],
+        [{**recorded(), "troubles": ["1 file could not be collected: test_b.py"]}],
+        [expected_nan()],
+        [undecided()],
+        [undecided("missing")],
+        [recorded(), empty()],
+        [undecided(), empty(), {**recorded(), "incomplete": True}],
+        [recorded(), failing(), empty()],
+    ],
+)
+def test_html_and_markdown_say_the_same_word(records):
+    words = [render(record).splitlines()[0].partition("Quantization: ")[2] for record in records]
+    worst = min(words, key=list(WORDS.values()).index)
+    overall = view.page(records, "1.0").overall
+    assert overall.word == worst.capitalize()
+    for record in records:
+        assert any(standing(record).sentence in reason for reason in overall.reasons)
+
+
+def test_an_expected_nan_was_measured_and_a_shard_without_numbers_is_no_pass():
+    assert only(expected_nan()).overall.word == "Green"
+    assert "as expected (xfail)" in only(expected_nan()).overall.reasons[0]
+    page = view.page([recorded(), empty()], "1.0")
+    assert (page.overall.tone, page.overall.word) == ("open", "Nothing measured")
 
 
 def test_a_record_that_does_not_say_what_broke_is_red_where_a_verdict_always_is():

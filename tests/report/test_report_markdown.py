@@ -259,8 +259,13 @@ def test_red_with_its_reason_first_and_what_is_behind_it():
             record(
                 measurements=[measured(verdict="inconclusive", reason="unsure")], skipped=[{"test": "a", "reason": "b"}]
             ),
-            "green",
+            "undecided",
             "of 1 gate none is broken: 1 inconclusive; 1 test skipped",
+        ),
+        (
+            record(measurements=[{**BROKEN, "reason": "nan"} | {"value": 1.0}], incomplete=True),
+            "interrupted",
+            "the run did not get to its end; until then 1 failed",
         ),
         (
             record(measurements=[measured(verdict="inconclusive", breaks=True)], failed=[measured()["test"]]),
