@@ -31,6 +31,8 @@ class Ledger:
     it was in."""
     failed: dict[str, None] = field(default_factory=dict)
     """Tests that make the run red, for a gate or for anything else; an expected failure is none."""
+    unexpected: set[str] = field(default_factory=set)
+    """Those among them that failed because they passed, against a strict ``xfail``."""
     hardware: dict[str, Any] = field(default_factory=dict)
     started: float = 0.0
     """Seconds since the epoch."""
@@ -81,9 +83,10 @@ class Ledger:
         if test in self.outcomes or test in self.skipped:
             self.failed[test] = None
 
-    def note_end(self, test: str, *, failed: bool) -> None:
-        """Whether the test's last try failed."""
+    def note_end(self, test: str, *, failed: bool, unexpected: bool = False) -> None:
+        """Whether the test's last try failed, and whether that was ``unexpected``: it passed against a strict xfail."""
         self.failed.pop(test, None)
+        (self.unexpected.add if unexpected else self.unexpected.discard)(test)
         if failed or test in self.spoilt:
             self.failed[test] = None
 

@@ -15,6 +15,8 @@ from pytest_quant.declarations import OPTIONS
 from pytest_quant.errors import UsageError
 from pytest_quant.settings import Calibration
 
+_OUTPUTS = ("quant-json", "quant-report", "quant-markdown", "quant-history")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -145,6 +147,7 @@ def settle(config: pytest.Config) -> Settled:
         wrong["quant-device"] = "--quant-device goes with --quant-plan: nothing is measured under a pretended device"
     if told["quant-baseline"] or told["quant-baseline-update"] is not None:
         _check_default(found, told, wrong)
+    wrong |= _of_one_place(found, told)
     problems = [*found.table.problems, *wrong.values()]
     try:
         _check_clock()
@@ -160,6 +163,18 @@ def _check_default(found: Sources, told: dict[str, Any], wrong: dict[str, str]) 
             values.check_store(found.said["quant-baseline-path"], told["quant-baseline-path"])
         except UsageError as error:
             wrong["quant-baseline-path"] = str(error)
+
+
+def _of_one_place(found: Sources, told: dict[str, Any]) -> dict[str, str]:
+    """What is wrong with outputs that would overwrite each other."""
+    first: dict[Path, str] = {}
+    wrong = {}
+    for name in _OUTPUTS:
+        if told[name] is not None:
+            other = first.setdefault(told[name].resolve(), name)
+            if other != name:
+                wrong[name] = str(found.said[name].wrong(f"--{other} writes there too; give each a place of its own"))
+    return wrong
 
 
 def _calibration(told: dict[str, Any]) -> Calibration | None:

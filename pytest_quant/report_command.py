@@ -81,6 +81,8 @@ def read(place: Path) -> Mapping[str, Any]:
     from pytest_quant.comparing import run_record
     from pytest_quant.report.html import view
 
+    if place.is_dir():
+        raise UsageError(f"{place}: this is a folder; name a file in it, which pytest --quant-json wrote")
     found = run_record.load(place)
     if found is None:
         raise QuantError(f"{place}: this is no run record. Name a file that pytest --quant-json wrote.")
@@ -95,9 +97,17 @@ def read(place: Path) -> Mapping[str, Any]:
 def _markdown(records: Sequence[Mapping[str, Any]], told: argparse.Namespace) -> str:
     if told.history is not None:
         raise UsageError("--history is drawn in HTML only: leave it out, or write an .html file with -o")
-    from pytest_quant.report.markdown import render
+    from pytest_quant.report.html import view
+    from pytest_quant.report.markdown import COMMENT, render
 
-    return "\n".join(render(record) for record in records)
+    share = COMMENT // len(records) - 1
+    said = []
+    for name, record in zip(told.records, records, strict=True):
+        try:
+            said.append(render(record, share))
+        except view.DAMAGE as error:
+            raise QuantError(f"{name}: {view.damaged('measurements, skipped, environment', error)}") from error
+    return "\n".join(said)
 
 
 def _write(place: Path, content: str) -> None:

@@ -34,6 +34,8 @@ CARRIED = "quant"
 """The attribute of a test's report that takes its outcomes to the process that keeps the ledger."""
 JOURNAL = "quant_journal"
 """Of what a worker is told, where the run keeps its measurements."""
+_XPASS = "[XPASS(strict)]"
+"""How pytest begins what it says of a test that passed against a strict ``xfail``."""
 ASKED = pytest.StashKey["list[tuple[str, Gate]]"]()
 
 
@@ -187,7 +189,8 @@ class Run:
             return
         if carried is None or str(report.outcome) == "rerun":  # which is what pytest-rerunfailures makes it
             return
-        self.ledger.note_end(report.nodeid, failed=report.failed)
+        unexpected = report.failed and str(report.longrepr).startswith(_XPASS)
+        self.ledger.note_end(report.nodeid, failed=report.failed, unexpected=unexpected)
         expected = hasattr(report, "wasxfail")
         if report.skipped and not expected:
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import re
 
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]"
-)
-"""Control characters, halves of characters, and what changes the direction of writing."""
+from pytest_quant.visible import visible
+
 _ACTIVE = re.compile(
     r"[@`$\\|]|#\w|://|www\.|mailto:|xmpp:|gh-\d|:(?:(?![\d_+-]*:)[\w+-]+|[+-]1|100|1234):"
     r"|(?<![0-9a-z])(?=[a-f]*[0-9])(?=[0-9]*[a-f])[0-9a-f]{7,40}(?![0-9a-z])",
@@ -49,7 +47,7 @@ def block(text: str) -> str:
 
 
 def _clean(text: object) -> str:
-    return _UNSEEN.sub("\ufffd", str(text))
+    return visible(str(text))
 
 
 def _longer(text: str, least: int) -> str:

@@ -34,6 +34,8 @@ def run_record(
         "skipped": list(ledger.skipped.values()),
         "failed": list(ledger.failed),
     }
+    if unexpected := [test for test in ledger.failed if test in ledger.unexpected]:
+        record["unexpected"] = unexpected
     if troubles:
         record["troubles"] = list(troubles)
     if not complete:

@@ -68,6 +68,7 @@ def _broken(record: Mapping[str, Any], found: Standing) -> Iterable[_Section]:
     rows = [_reason(each) for each in found.broken]
     outside = "failed outside its gates: in its body, a fixture or its teardown"
     rows += [f"\n❌ {code(test)} {outside}\n" for test in found.elsewhere]
+    rows += [f"\n❌ {code(test)} passed, though it is marked `xfail(strict=True)`\n" for test in found.unexpected]
     if rows:
         yield _Section(rows, "\n**What broke**\n")
 

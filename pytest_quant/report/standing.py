@@ -38,7 +38,9 @@ class Standing:
     broken: tuple[Mapping[str, Any], ...]
     """Measurements that make the run red."""
     elsewhere: tuple[str, ...]
-    """Tests that failed though none of their gates is broken."""
+    """Tests that failed though none of their gates is broken, in their bodies say."""
+    unexpected: tuple[str, ...]
+    """Tests that passed against a strict ``xfail``, which makes them fail."""
 
     @property
     def said(self) -> str:
@@ -57,7 +59,8 @@ def standing(record: Mapping[str, Any]) -> Standing:
     measurements: Sequence[Mapping[str, Any]] = record["measurements"]
     broken = tuple(each for each in measurements if is_broken(each, record.get("failed")))
     of_gates = {each["test"] for each in broken}
-    elsewhere = tuple(test for test in record.get("failed", ()) if test not in of_gates)
+    unexpected = tuple(record.get("unexpected", ()))
+    elsewhere = tuple(test for test in record.get("failed", ()) if test not in of_gates and test not in unexpected)
     troubles = record.get("troubles", ())
     measured = any("value" in each or each["verdict"] == "failed" for each in measurements)  # NaN is no number
     interrupted = bool(record.get("incomplete"))
@@ -67,6 +70,8 @@ def standing(record: Mapping[str, Any]) -> Standing:
     if elsewhere:
         whose = "its gates" if len(elsewhere) == 1 else "their gates"
         reasons.append(f"{counted(len(elsewhere), 'test')} failed outside {whose}")
+    if unexpected:
+        reasons.append(f"{counted(len(unexpected), 'test')} passed against xfail(strict=True)")
     reasons += [trouble.removesuffix(".") for trouble in troubles[:1]]
     if len(troubles) > 1:
         reasons.append(f"{counted(len(troubles) - 1, 'more error')} of the run")
@@ -76,19 +81,19 @@ def standing(record: Mapping[str, Any]) -> Standing:
     if not measured and not any(trouble.startswith("nothing was measured") for trouble in troubles):
         reasons.append(_nothing(record))
     if unwell:
-        return Standing("red", "; ".join(reasons), broken, elsewhere)
+        return Standing("red", "; ".join(reasons), broken, elsewhere, unexpected)
     if interrupted:
         rest = f"; until then {_counts(measurements)}" if measured else f"; {_nothing(record)}"
-        return Standing("interrupted", f"the run did not get to its end{rest}", broken, elsewhere)
+        return Standing("interrupted", f"the run did not get to its end{rest}", broken, elsewhere, unexpected)
     if not measured:
-        return Standing("empty", f"{_nothing(record)}; this says nothing of any model", broken, elsewhere)
+        return Standing("empty", f"{_nothing(record)}; this says nothing of any model", broken, elsewhere, unexpected)
     skipped = f"; {counted(len(record['skipped']), 'test')} skipped" if record["skipped"] else ""
     expected = sum(bool(each.get("breaks")) for each in measurements)
     but = f"; {expected} of them broken, as expected (xfail)" if expected else ""
     held = "none is broken" if not expected else "none unexpectedly"
     is_open = any(verdict(each) in _OPEN for each in measurements)
     said = f"of {_gates(len(measurements))} {held}: {_counts(measurements)}{but}{skipped}"
-    return Standing("undecided" if is_open else "green", said, broken, elsewhere)
+    return Standing("undecided" if is_open else "green", said, broken, elsewhere, unexpected)
 
 
 def worst(found: Sequence[Standing]) -> Standing:

@@ -68,6 +68,27 @@ def test_a_file_that_cannot_be_collected_is_red(project, arguments):
     assert len(record["measurements"]) == bool(arguments)  # xdist goes on by itself
 
 
+def test_a_test_that_passes_against_a_strict_xfail_is_said_to(project):
+    project.test(HOLDS.replace("def test_holds", "@pytest.mark.xfail(strict=True)\ndef test_holds"))
+    result = project.run(*REPORTS)
+    assert result.ret == 1
+    record, headline = reports(project)
+    assert record["unexpected"] == record["failed"] == ["test_quant.py::test_holds[int8]"]
+    assert headline == "### ❌ Quantization: red"
+    said = (project.path / "run.md").read_text(encoding="utf-8")
+    assert "1 test passed against xfail(strict=True)." in said
+    assert "outside" not in said
+
+
+@pytest.mark.parametrize("other", ["--quant-markdown=./out/../run.json", "--quant-history=run.json"])
+def test_two_outputs_of_one_place_are_refused_before_anything_runs(project, other):
+    project.test(HOLDS)
+    result = project.run("--quant-json=run.json", other)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: *--quant-json writes there too; give each a place of its own"])
+    assert not (project.path / "run.json").exists()
+
+
 def test_a_run_that_collected_nothing_is_whole(project):
     project.test(HOLDS)
     result = project.run(*REPORTS, "-k", "no_such_test")
@@ -87,7 +108,8 @@ def test_a_writer_that_crashes_is_said_and_the_others_write(project, monkeypatch
     assert result.ret == 1
     result.stdout.fnmatch_lines(
         [
-            "ERROR: --quant-json: *run.json was not written: KeyError: 'torn' (test_e2e_counted.py, line *bug of pytest-quant*"
+            "ERROR: --quant-json: *run.json was not written: KeyError: 'torn' (test_e2e_counted.py, line *"
+            "This is a bug of pytest-quant*"
         ]
     )
     assert (project.path / "run.md").is_file()

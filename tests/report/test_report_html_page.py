@@ -12,6 +12,7 @@ from run_records import HOSTILE, empty, failing, history, hostile, recorded
 
 from pytest_quant import cli
 from pytest_quant.report.html import libraries, page
+from pytest_quant.report.markdown import COMMENT
 
 pytest.importorskip("altair")
 pytest.importorskip("vl_convert")
@@ -149,6 +150,31 @@ def test_a_record_that_the_page_cannot_show_names_the_file_and_the_place(tmp_pat
     assert cli.main(["report", written(tmp_path, record), "-o", str(tmp_path / "page.html")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "run.json: measurements[3]" in line
+
+
+def test_what_markdown_cannot_show_is_one_line_too(tmp_path, capsys):
+    record = recorded()
+    record["environment"]["hardware"]["count"] = "two"
+    assert cli.main(["report", written(tmp_path, record), "-o", str(tmp_path / "run.md")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "run.json: " in line
+    assert "not as a run record is" in line
+    assert not (tmp_path / "run.md").exists()
+
+
+def test_markdown_of_several_records_fits_into_one_comment(tmp_path, capsys):
+    record = recorded()
+    record["skipped"] = [{"test": f"test_{n}", "reason": f"reason {n} {'x' * 200}"} for n in range(400)]
+    places = [written(tmp_path, record, f"{n}.json") for n in range(3)]
+    assert cli.main(["report", *places, "-o", str(tmp_path / "run.md")]) == 0
+    text = (tmp_path / "run.md").read_bytes()
+    assert 30_000 < len(text) <= COMMENT
+    assert text.count(b"### ") == 3
+
+
+def test_a_folder_is_no_record(tmp_path, capsys):
+    assert cli.main(["report", str(tmp_path), "-o", str(tmp_path / "page.html")]) == 2
+    assert "this is a folder; name a file in it" in capsys.readouterr().err
 
 
 def test_what_a_picture_is_made_of_may_be_malformed_too(tmp_path, capsys):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pytest_quant.integrations.html import Html, columns
 from pytest_quant.integrations.junit import properties
 from pytest_quant.report.escaping import block, code, prose
+from pytest_quant.report.html import escaping
 from pytest_quant.report.markdown import render
 from pytest_quant.report.room import room
 from pytest_quant.report.standing import standing
@@ -146,8 +147,9 @@ def test_nothing_outside_code_is_left_for_github_to_link(text):
     assert not re.search(ACTIVE, unescape(re.sub(r"<code>.*?</code>", "", page, flags=re.DOTALL)))
 
 
-def test_what_cannot_be_seen_is_shown_as_missing():
-    assert prose("a\u202eb\x00c\ud800d\u200be") == "a\ufffdb\ufffdc\ufffdd\ufffde"
+def test_what_cannot_be_seen_is_made_visible_as_on_the_page():
+    hidden = "a\u202eb\x00c\ud800d\u200be\ufefff"
+    assert prose(hidden) == f"`{escaping.visible(hidden)}`" == r"`a\u202eb\u0000c\ud800d\u200be\ufefff`"
     assert prose("a\r\nb\tc") == "a b c"
     assert code("\n") == "`(empty)`"
 
@@ -261,6 +263,11 @@ def test_red_with_its_reason_first_and_what_is_behind_it():
             ),
             "undecided",
             "of 1 gate none is broken: 1 inconclusive; 1 test skipped",
+        ),
+        (
+            record(measurements=[measured()], failed=[measured()["test"]], unexpected=[measured()["test"]]),
+            "red",
+            "1 test passed against xfail(strict=True)",
         ),
         (
             record(measurements=[{**BROKEN, "reason": "nan"} | {"value": 1.0}], incomplete=True),

@@ -51,10 +51,11 @@
     }
   }
   function sort(table, key, numeric, falling) {
-    const worth = (row) => (numeric ? (row.dataset[key] === "" ? Infinity : Number(row.dataset[key])) : row.dataset[key]);
+    const worth = (row) => (numeric ? Number(row.dataset[key]) : row.dataset[key]);
+    const unknown = (row) => Number(row.dataset[key] === "");
     const compare = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
     for (const group of table.tBodies) {
-      const sorted = [...group.querySelectorAll("tr.row")].sort((a, b) => compare(worth(a), worth(b)) * (falling ? -1 : 1) || Number(a.dataset.place) - Number(b.dataset.place));
+      const sorted = [...group.querySelectorAll("tr.row")].sort((a, b) => unknown(a) - unknown(b) || compare(worth(a), worth(b)) * (falling ? -1 : 1) || Number(a.dataset.place) - Number(b.dataset.place));
       group.append(...sorted);
     }
   }

@@ -31,7 +31,8 @@ def _plot(series: Series) -> Plot:
     title = f"{series.format} {series.metric}: {model} on {series.hardware}"
     moved = [point for point in series.points if point.moved]
     said = [
-        f"{point.moved.capitalize()} since commit {short(point)} of {_day(point)} ({point.change or 'no change told'})."
+        f"{point.moved.capitalize()} since commit {short(point)} of {_day(point)} ({point.change or 'no change told'})"
+        f"{_since(point)}."
         for point in moved
     ]
     told = " ".join(said) or f"No run of {len(series.points)} moved it beyond noise."
@@ -42,7 +43,7 @@ def _plot(series: Series) -> Plot:
             _shown(point.value, series),
             *(("-" if end is None else _shown(end, series)) for end in (point.low, point.high)),
             point.verdict,
-            " ".join(filter(None, (point.moved, point.change, str(getattr(point, "event", ""))))) or "-",
+            " ".join(filter(None, (point.moved, point.change, point.event, point.reason))) or "-",
         )
         for point in series.points
     )
@@ -53,6 +54,14 @@ def _plot(series: Series) -> Plot:
 def short(point: Point) -> str:
     """The commit as people write it."""
     return point.commit[:SHORT] if point.commit else "no commit"
+
+
+def _since(point: Point) -> str:
+    """What else is known of a move: where a drift began, which commit was as before, from what to what."""
+    said = [f"drifting since {point.began[:10]}"] if point.began else []
+    said += [f"{point.before[:SHORT]} was as before"] if point.before else []
+    said += [point.reason.removesuffix(".")] if point.reason else []
+    return "".join(f"; {each}" for each in said)
 
 
 def _day(point: Point) -> str:

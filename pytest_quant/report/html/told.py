@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_quant.report.rows import LOUDEST
 from pytest_quant.report.standing import Standing
 
 Record = Mapping[str, Any]
@@ -76,6 +77,11 @@ class Row:
     @property
     def symbol(self) -> str:
         return SYMBOLS[self.verdict]
+
+    @property
+    def loudness(self) -> int:
+        """0 for the verdict that counts most: what the table is sorted by."""
+        return LOUDEST.index(self.verdict)
 
 
 @dataclass(frozen=True)
