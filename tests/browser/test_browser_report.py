@@ -32,6 +32,19 @@ def browser():
         opened.close()
 
 
+def mixed():
+    """Verdicts of several kinds in one table, and a gate without a number."""
+    record = recorded()
+    record["measurements"] = [{**each, "test": "test_it.py::test_it"} for each in record["measurements"][:4]]
+    first, second, third, _ = record["measurements"]
+    for name in ("value", "low", "high", "statistics", "windows", "scores", "bounds", "detail", "format_value"):
+        second.pop(name, None)
+    second |= {"verdict": "not-measured", "reason": "out of memory"}
+    first |= {"verdict": "inconclusive", "reason": "the interval contains the limit"}
+    third |= {"baseline": {"verdict": "new"}}
+    return record
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     """A file for each kind of run."""
@@ -43,6 +56,7 @@ def pages(tmp_path_factory):
         "passing": page.render([recorded()], history()),
         "failing": page.render([failing()], history()),
         "empty": page.render([empty(skip)]),
+        "mixed": page.render([mixed()]),
         "hostile": page.render([hostile()], history(model=HOSTILE)),
         "shards": page.render([recorded(), failing()]),
     }
@@ -189,6 +203,20 @@ def test_columns_are_sorted_by_keyboard_and_come_back(show):
     page.keyboard.press("Enter")
     assert head.get_attribute("aria-sort") is None
     assert order(page) == before
+
+
+def test_rows_without_a_number_stand_last_both_ways_and_verdicts_by_how_much_they_count(show):
+    page = show("mixed").page
+
+    def sorted_by(key):
+        page.locator(f"th[data-key={key}] button").click()
+        rows = page.locator("table.verdicts tbody tr.row").all()
+        return [each.get_attribute("data-verdict") for each in rows]
+
+    assert sorted_by("value")[-1] == "not-measured"
+    assert sorted_by("value")[-1] == "not-measured"
+    assert sorted_by("loudness") == ["not-measured", "inconclusive", "new", "passed"]
+    assert sorted_by("loudness") == ["passed", "new", "inconclusive", "not-measured"]
 
 
 def test_everything_can_be_read_without_the_script(show):

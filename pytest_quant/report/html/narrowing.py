@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_quant.counting import counted
 from pytest_quant.errors import QuantError
 from pytest_quant.gates.gate import LIMITS, MAIN, NOUNS
 from pytest_quant.report.html.drawing import ACCENT, BAD, Plot, Table, values
@@ -46,8 +47,13 @@ class Story:
     smaller_is_better: bool
     used: int
     total: int
-    verdict: str
     looks: tuple[Look, ...]
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether the last interval lies on one side of the limit."""
+        last = self.looks[-1]
+        return last.high <= self.limit or last.low >= self.limit
 
 
 def stories(measurements: Sequence[Record]) -> tuple[list[Story], list[str]]:
@@ -59,11 +65,17 @@ def stories(measurements: Sequence[Record]) -> tuple[list[Story], list[str]]:
         if "scores" not in record or "alpha" not in record:
             continue
         for name, limit in sorted(record["limit"].items()):
-            story = _story(record, name, limit, named=len(models) > 1)
-            if story is None:
-                what = f"{record['format']} {shown_metric(record)}, {LIMITS[record['metric']][name].shown(name, limit)}"
+            kind = LIMITS[record["metric"]][name]
+            seen = looks(record, kind.quantity)
+            what = f"{record['format']} {shown_metric(record)}, {kind.shown(name, limit)}"
+            if seen is None:
                 untold.append(f"{what}: what single {_noun(record)} say of it is not in the record.")
+            elif len(seen) < 2:
+                untold.append(
+                    f"{what}: {counted(len(record['scores']), _noun(record)[:-1])} in all, so nothing narrowed."
+                )
             else:
+                story = _story(record, name, limit, seen, named=len(models) > 1)
                 found.setdefault((story.title, name, limit, story.used, story.looks[-1]), story)
     return list(found.values()), list(dict.fromkeys(untold))
 
@@ -90,12 +102,9 @@ def looks(record: Record, quantity: str) -> tuple[Look, ...] | None:
     return None
 
 
-def _story(record: Record, name: str, limit: float, *, named: bool) -> Story | None:
+def _story(record: Record, name: str, limit: float, found: tuple[Look, ...], *, named: bool) -> Story:
     kind = LIMITS[record["metric"]][name]
-    found = looks(record, kind.quantity)
-    if found is None or len(found) < 2:
-        return None
-    counted = record[_noun(record)]
+    units = record[_noun(record)]
     model = f": {record['model']}" if named else ""
     return Story(
         title=f"{record['format']} {shown_metric(record)}, {kind.shown(name, limit)}{model}",
@@ -104,9 +113,8 @@ def _story(record: Record, name: str, limit: float, *, named: bool) -> Story | N
         limit_name=kind.shown(name, limit),
         unit=kind.symbol or {"share": "share"}.get(str(record["unit"]), ""),
         smaller_is_better=kind.smaller_is_better(name),
-        used=counted["used"],
-        total=counted["total"],
-        verdict=str(record["verdict"]),
+        used=units["used"],
+        total=units["total"],
         looks=found,
     )
 
@@ -228,7 +236,9 @@ class _Estimator:
 def _plot(story: Story) -> Plot:
     last = story.looks[-1]
     saved = story.total - story.used
-    if saved:
+    if saved and not story.is_decided:
+        said = f"Not decided: {story.used} of {story.total} {story.noun} were scored, and the interval holds the limit."
+    elif saved:
         said = f"Decided after {story.used} of {story.total} {story.noun}; {saved} were spared."
     else:
         said = f"All {story.total} {story.noun} were scored, so the last value is exact."

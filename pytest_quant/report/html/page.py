@@ -77,7 +77,7 @@ def _sections(told: Page, history: History | None) -> Iterable[Section]:
     yield drawn.section(
         "tradeoff",
         "What quality costs",
-        "Each format by what it loses, against the memory that it takes and the speed that it gains. The tinted region "
+        "Each format by what it loses, against the memory that it takes and the speed that it gains. A tinted region "
         "keeps every limit.",
         plots,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,20 +16,29 @@ Record = Mapping[str, Any]
 _QUALITY = ("perplexity_delta", "kl_divergence", "token_agreement", "task_accuracy", "generation_match")
 """What quality is shown by: the first of these that was measured."""
 _MEGA, _GIGA = 1e6, 1e9
+_SAME = 1e-6
+"""How far, relatively, two perplexities of one reference lie apart: the rounding of JSON and of sums."""
 
 
 @dataclass(frozen=True)
 class Amount:
-    """A number with its interval; without one the ends are the value."""
+    """A number with its interval, an end of which is infinite where it is not bounded; an exact one has the value at
+    both ends."""
 
     value: float
     low: float
     high: float
+    at_least: bool = False
+    """Whether the value itself is only a lower bound."""
 
     @property
     def shown(self) -> str:
-        ends = f" [{number(self.low)}, {number(self.high)}]" if self.low != self.high else ""
-        return f"{number(self.value)}{ends}"
+        ends = f" [{number(self.low)}, {number(self.high)}]" if self.low != self.high and not self.at_least else ""
+        return f"{'at least ' if self.at_least else ''}{number(self.value)}{ends}"
+
+    @property
+    def is_open(self) -> bool:
+        return math.isinf(self.low) or math.isinf(self.high)
 
 
 @dataclass(frozen=True)
@@ -49,13 +59,15 @@ class Side:
     unit: str
     limits: tuple[float, ...]
     smaller_is_better: bool
+    elsewhere: tuple[str, ...] = ()
+    """Limits of the same gates on something that is no place on this axis, in words."""
 
     def shown(self, told: Amount | float) -> str:
         """A number with its unit, and its interval where it has one."""
         amount = told if isinstance(told, Amount) else Amount(told, told, told)
         unit = "x" if self.unit == "x" else f" {self.unit}".rstrip()
-        value, space, ends = amount.shown.partition(" ")
-        return f"{value}{unit}{space}{ends}"
+        value, bracket, ends = amount.shown.partition(" [")
+        return f"{value}{unit}{bracket}{ends}"
 
 
 def plots(measurements: Sequence[Record], broken: Sequence[bool]) -> list[Plot]:
@@ -66,14 +78,21 @@ def plots(measurements: Sequence[Record], broken: Sequence[bool]) -> list[Plot]:
     for model in models:
         mine = [(record, bad) for record, bad in zip(measurements, broken, strict=True) if record["model"] == model]
         records = [record for record, _ in mine]
+        engines = {record["engine"] for record in records}
+        records = [{**record, "format": _called(record, len(engines) > 1)} for record in records]
         if not (quality := _quality(records)):
             continue
-        spoilt = {str(record["format"]) for record, bad in mine if bad}
+        spoilt = {str(record["format"]) for record, (_, bad) in zip(records, mine, strict=True) if bad}
         for x_side, cost in _costs(records):
             points = _points(cost, quality[1], spoilt)
             if points:
                 found.append(_plot(model if len(models) > 1 else "", x_side, quality[0], points))
     return found
+
+
+def _called(record: Record, several: bool) -> str:
+    """The format, with the engine that ran it where there are ``several``."""
+    return f"{record['format']} on {record['engine']}" if several else str(record["format"])
 
 
 def _quality(records: Sequence[Record]) -> tuple[Side, Mapping[str, Amount]] | None:
@@ -99,8 +118,9 @@ def _costs(records: Sequence[Record]) -> Iterable[tuple[Side, Mapping[str, Amoun
     if sizes:
         unit, name = (_GIGA, "GB") if max(sizes.values()) >= _GIGA else (_MEGA, "MB")
         limits = sorted({limit / unit for record in records for limit in _memory_limits(record)})
+        unknown = {_worded(r, n) for r in records if _is_of_weights(r) and "value" not in r for n in r["limit"]}
         exact = {format: Amount(*(3 * (size / unit,))) for format, size in sizes.items()}
-        yield Side("weight memory", name, tuple(limits), True), exact
+        yield Side("weight memory", name, tuple(limits), True, () if limits else tuple(sorted(unknown))), exact
     speeds = [record for record in records if record["metric"] == "throughput_ratio" and "value" in record]
     for name in dict.fromkeys(map(shown_metric, speeds)):
         same = [record for record in speeds if shown_metric(record) == name]
@@ -109,7 +129,7 @@ def _costs(records: Sequence[Record]) -> Iterable[tuple[Side, Mapping[str, Amoun
 
 def _memory_limits(record: Record) -> Iterable[float]:
     """The limits on weights, in bytes."""
-    if record["metric"] != "memory_budget" or (record.get("parameters") or {}).get("of", "weights") != "weights":
+    if not _is_of_weights(record):
         return
     for name, limit in record["limit"].items():
         kind = LIMITS["memory_budget"][name]
@@ -119,21 +139,51 @@ def _memory_limits(record: Record) -> Iterable[float]:
             yield limit * record["reference_value"]
 
 
-def _limits(records: Sequence[Record]) -> tuple[tuple[float, ...], bool]:
-    """The limits on the value itself, and on which side of them the good one is."""
-    kinds = LIMITS[records[0]["metric"]]
-    main = MAIN[records[0]["metric"]]
-    found = [(n, value) for r in records for n, value in r["limit"].items() if kinds[n].quantity == main]
+def _is_of_weights(record: Record) -> bool:
+    if record["metric"] != "memory_budget":
+        return False
+    return bool((record.get("parameters") or {}).get("of", "weights") == "weights")
+
+
+def _limits(records: Sequence[Record]) -> tuple[tuple[float, ...], bool, tuple[str, ...]]:
+    """The limits on the value itself, on which side of them the good one is, and those on anything else, in words.
+
+    A limit on the ratio of perplexities is one on their difference where all were compared with the same reference
+    perplexity: ``delta = (ratio - 1) * reference``.
+    """
+    metric = records[0]["metric"]
+    kinds, main = LIMITS[metric], MAIN[metric]
+    references = [float(r["reference_value"]) for r in records if "reference_value" in r]
+    is_one = bool(references) and max(references) - min(references) <= _SAME * max(references)
+    found, elsewhere = set(), set()
+    for record in records:
+        for name, value in record["limit"].items():
+            if kinds[name].quantity == main:
+                found.add(float(value))
+            elif (metric, name) == ("perplexity_delta", "max_ratio") and is_one:
+                found.add((float(value) - 1.0) * references[0])
+            else:
+                elsewhere.add(_worded(record, name))
     smaller = next(kind.smaller_is_better(n) for n, kind in kinds.items() if kind.quantity == main)
-    return tuple(sorted({float(value) for _, value in found})), smaller
+    return tuple(sorted(found)), smaller, tuple(sorted(elsewhere))
+
+
+def _worded(record: Record, name: str) -> str:
+    return f"{shown_metric(record)} {LIMITS[record['metric']][name].shown(name, record['limit'][name])}"
 
 
 def _amounts(records: Sequence[Record]) -> dict[str, Amount]:
     """By format; of several gates on one question the one that saw most."""
     return {
-        str(r["format"]): Amount(r["value"], r.get("low", r["value"]), r.get("high", r["value"]))
+        str(r["format"]): _amount(r)
         for r in sorted(records, key=lambda r: (r.get("windows") or r.get("items") or {}).get("used", 0))
     }
+
+
+def _amount(record: Record) -> Amount:
+    if record.get("lower_bound"):
+        return Amount(record["value"], record["value"], math.inf, at_least=True)
+    return Amount(record["value"], record.get("low", -math.inf), record.get("high", math.inf))
 
 
 def _points(xs: Mapping[str, Amount], ys: Mapping[str, Amount], spoilt: set[str]) -> list[Point]:
@@ -146,7 +196,16 @@ def _plot(model: str, x: Side, y: Side, points: Sequence[Point]) -> Plot:
     headers = ("format", _with_unit(x), _with_unit(y), "gates")
     limits = "; ".join(_said(side) for side in (y, x) if side.limits)
     described = "; ".join(f"{p.format}: {x.shown(p.x)}, {y.shown(p.y)}" for p in points)
-    told = f"{described}. {f'Limits: {limits}' if limits else 'No limit is set on either'}."
+    elsewhere = ", ".join((*y.elsewhere, *x.elsewhere))
+    told = f"{described}."
+    if limits:
+        told += f" Limits: {limits}."
+    if elsewhere:
+        told += f" Not drawn, since they are on something else: {elsewhere}. So no region is tinted."
+    elif not limits:
+        told += " No limit is set on either."
+    if any(p.x.is_open or p.y.is_open for p in points):
+        told += " An arrow at the edge stands for an end that is not bounded."
     return Plot(title, told, _chart(x, y, points), Table(title, headers, rows))
 
 
@@ -197,7 +256,27 @@ def _chart(x: Side, y: Side, points: Sequence[Point]) -> Any:
         ),
         _labels(alt, base, x_axis, y_axis, x_domain),
     ]
+    if ends := _open_ends(points, x_domain, y_domain):
+        mark = alt.Chart(values(ends)).mark_text(fontSize=11, baseline="middle")
+        layers.append(mark.encode(x=x_axis, y=y_axis, text="arrow:N", color=colour))
     return alt.layer(*layers).properties(width=310, height=210)
+
+
+def _open_ends(
+    points: Sequence[Point], x_domain: tuple[float, float], y_domain: tuple[float, float]
+) -> list[dict[str, Any]]:
+    """An arrow at the edge for each end that is not bounded."""
+    found = []
+    for p in points:
+        for is_open, arrow, x, y in (
+            (math.isinf(p.x.low), "◀", x_domain[0], p.y.value),
+            (math.isinf(p.x.high), "▶", x_domain[1], p.y.value),
+            (math.isinf(p.y.low), "▼", p.x.value, y_domain[0]),
+            (math.isinf(p.y.high), "▲", p.x.value, y_domain[1]),
+        ):
+            if is_open:
+                found.append({"format": p.format, "arrow": arrow, "x": x, "y": y})
+    return found
 
 
 def _labels(alt: Any, base: Any, x_axis: Any, y_axis: Any, x_domain: tuple[float, float]) -> Any:
@@ -224,7 +303,7 @@ def _budget(alt: Any, x: Side, y: Side, x_domain: tuple[float, float], y_domain:
     left, right = _kept(x, x_domain)
     bottom, top = _kept(y, y_domain)
     box = values([{"x": left, "x2": right, "y": bottom, "y2": top}])
-    if left < right and bottom < top:
+    if left < right and bottom < top and not (x.elsewhere or y.elsewhere):
         yield alt.Chart(box).mark_rect(color=ALLOWED).encode(x="x:Q", x2="x2:Q", y="y:Q", y2="y2:Q")
     for limit in x.limits:
         yield alt.Chart(values([{"x": limit}])).mark_rule(color=BAD, strokeDash=[5, 4]).encode(x="x:Q")
