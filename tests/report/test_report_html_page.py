@@ -172,6 +172,17 @@ def test_markdown_of_several_records_fits_into_one_comment(tmp_path, capsys):
     assert text.count(b"### ") == 3
 
 
+def test_pictures_are_named_after_the_run_that_the_table_names():
+    other = recorded()
+    other["environment"]["hardware"] |= {"name": "A GPU", "key": "a-gpu"}
+    text = page.render([recorded(), other, failing()])
+    for run in ("A GPU", "AMD EPYC, 2 cores, run 1", "AMD EPYC, 2 cores, run 2"):
+        assert f"on <bdi>{run}</bdi>" in text
+        assert f"<bdi>Perplexity delta against weight memory, on {run}</bdi>" in text
+        assert f"<bdi>Roofline of {run}</bdi>" in text
+    assert ", run 3" not in text
+
+
 def test_a_folder_is_no_record(tmp_path, capsys):
     assert cli.main(["report", str(tmp_path), "-o", str(tmp_path / "page.html")]) == 2
     assert "this is a folder; name a file in it" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -107,6 +108,104 @@ def test_no_roofline_of_rates_that_are_not_known():
     plots, unknown = rooflines.plots([record], "a CPU")
     assert plots == []
     assert unknown == ["No roofline of nf4 decode speed: the record does not hold the rates of a CPU."]
+
+
+def test_two_models_have_a_roofline_each():
+    timed = [each for each in recorded()["measurements"] if each["metric"] == "throughput_ratio"]
+    others = [{**each, "model": "org/other"} for each in timed]
+    plots, unknown = rooflines.plots(timed + others, "a CPU")
+    assert [plot.title.rpartition(": ")[2] for plot in plots] == [timed[0]["model"], "org/other"]
+    assert [len(plot.table.rows) for plot in plots] == [6, 6]
+    assert unknown == []
+
+
+def test_a_limit_on_the_ratio_of_perplexities_is_drawn_as_one_on_their_difference():
+    records = recorded()["measurements"]
+    for each in records:
+        if each["metric"] == "perplexity_delta":
+            each["limit"] = {"max_ratio": 1.2}
+    plot = tradeoff.plots(records, [False] * len(records))[0]
+    assert f"perplexity delta at most {0.2 * 15.618:.3g} ppl" in plot.description
+    assert "var(--allowed)" in str(plot.chart.to_dict(validate=False))
+    next(each for each in records if each["metric"] == "perplexity_delta")["reference_value"] *= 1.5
+    plot = tradeoff.plots(records, [False] * len(records))[0]
+    assert "on something else: perplexity max 1.2x. So no region is tinted." in plot.description
+    assert "var(--allowed)" not in str(plot.chart.to_dict(validate=False))
+
+
+def test_a_limit_on_a_quantile_is_named_and_tints_nothing():
+    records = [each for each in recorded()["measurements"] if each["metric"] in ("kl_divergence", "memory_budget")]
+    for each in records:
+        each["limit"] = {"p99": 3.0} if each["metric"] == "kl_divergence" else {"max_gb": 1.0}
+    (plot,) = tradeoff.plots(records, [False] * len(records))
+    assert "on something else: KL divergence p99 3 nats. So no region is tinted." in plot.description
+    assert "Limits: weight memory at most" in plot.description
+    assert "var(--allowed)" not in str(plot.chart.to_dict(validate=False))
+
+
+def test_an_end_that_is_not_bounded_is_open():
+    records = recorded()["measurements"]
+    for each in records:
+        if each["metric"] == "perplexity_delta":
+            del each["high"]
+    plot = tradeoff.plots(records, [False] * len(records))[0]
+    assert plot.table.rows[1][2] == "5.2 [3.65, ∞]"
+    assert plot.description.endswith("An arrow at the edge stands for an end that is not bounded.")
+    assert str(plot.chart.to_dict(validate=False)).count("▲") == 2
+
+
+def test_a_lower_bound_is_said_to_be_one():
+    records = [each for each in recorded()["measurements"] if each["metric"] in ("kl_divergence", "memory_budget")]
+    for each in records:
+        if each["metric"] == "kl_divergence":
+            each |= {"lower_bound": True, "limit": {"max_bound": 0.5}}
+    (plot,) = tradeoff.plots(records, [False] * len(records))
+    assert plot.table.rows[0][2] == "at least 0.0166"
+    assert "at least 0.0166 nats" in plot.description
+    assert "Limits: KL divergence at most 0.5 nats" in plot.description
+
+
+def test_two_engines_of_one_format_are_two_points():
+    records = recorded()["measurements"]
+    others = [{**each, "engine": "vllm"} for each in records]
+    plot = tradeoff.plots(records + others, [False] * 2 * len(records))[0]
+    assert [row[0] for row in plot.table.rows] == [
+        f"{format} on {engine}" for format in ("int8", "nf4") for engine in ("transformers", "vllm")
+    ]
+
+
+def test_a_gate_that_did_not_decide_says_so():
+    record = measured("perplexity_delta", "nf4")
+    record |= {"verdict": "inconclusive", "limit": {"max": record["value"]}}
+    (plot,) = narrowing.plots(narrowing.stories([record])[0])
+    assert plot.description.startswith("Not decided: 12 of 24 windows were scored, and the interval holds the limit.")
+
+
+def test_a_single_look_is_not_said_to_be_missing():
+    from pytest_quant.stats import sequence
+
+    record = measured("kl_divergence", "nf4")
+    for name in ("scores", "weights"):
+        record[name] = record[name][:2]
+    record["windows"] = {"used": 2, "total": 2}
+    found = sequence.mean(record["scores"], record["weights"], 2, record["alpha"])
+    record |= {"value": found.value, "low": found.low, "high": found.high}
+    told, untold = narrowing.stories([record])
+    assert told == []
+    assert untold == ["nf4 KL divergence, max 0.5 nats: 2 windows scored, so there was one look and nothing narrowed."]
+
+
+def test_a_move_says_since_when_and_from_what():
+    known = history()
+    points = list(known.series[0].points)
+    points[3] = replace(points[3], began="1abcdef0123", before="2abcdef0123", reason="from 0.2 ppl to 0.7 ppl")
+    told = replace(known, series=(replace(known.series[0], points=tuple(points)),))
+    (plot,), _ = timeline.plots(told)
+    assert plot.description == (
+        "Worse since commit 3abcdef of 2026-11-13 (+0.5 ppl); drifting since 1abcdef012; 2abcdef was as before; "
+        "from 0.2 ppl to 0.7 ppl."
+    )
+    assert "from 0.2 ppl to 0.7 ppl" in plot.table.rows[3][6]
 
 
 def test_the_commit_that_moved_a_metric_is_named():

@@ -71,9 +71,8 @@ def stories(measurements: Sequence[Record]) -> tuple[list[Story], list[str]]:
             if seen is None:
                 untold.append(f"{what}: what single {_noun(record)} say of it is not in the record.")
             elif len(seen) < 2:
-                untold.append(
-                    f"{what}: {counted(len(record['scores']), _noun(record)[:-1])} in all, so nothing narrowed."
-                )
+                scored = counted(len(record["scores"]), _noun(record).removesuffix("s"))
+                untold.append(f"{what}: {scored} scored, so there was one look and nothing narrowed.")
             else:
                 story = _story(record, name, limit, seen, named=len(models) > 1)
                 found.setdefault((story.title, name, limit, story.used, story.looks[-1]), story)

@@ -69,11 +69,11 @@ def render(records: Sequence[Record], history: History | None = None) -> str:
 def _sections(told: Page, history: History | None) -> Iterable[Section]:
     drawn = _Drawn()
     found = [(run.hardware, run.record["measurements"]) for run in told.runs]
-    plots = [
-        plot
-        for run, (_, measurements) in zip(told.runs, found, strict=True)
-        for plot in tradeoff.plots(measurements, [is_broken(each, run.record.get("failed")) for each in measurements])
-    ]
+    many = len(found) > 1
+    plots = []
+    for run, (hardware, measurements) in zip(told.runs, found, strict=True):
+        spoilt = [is_broken(each, run.record.get("failed")) for each in measurements]
+        plots += _of(hardware, tradeoff.plots(measurements, spoilt), many)
     yield drawn.section(
         "tradeoff",
         "What quality costs",
@@ -82,8 +82,14 @@ def _sections(told: Page, history: History | None) -> Iterable[Section]:
         plots,
     )
     stories = [narrowing.stories(measurements) for _, measurements in found]
-    all_stories = [story for told_here, _ in stories for story in told_here]
-    notes = [note for _, untold in stories for note in untold]
+    all_stories = [
+        (hardware, story) for (hardware, _), (told_here, _) in zip(found, stories, strict=True) for story in told_here
+    ]
+    notes = [
+        f"On {hardware}: {note}" if many else note
+        for (hardware, _), (_, untold) in zip(found, stories, strict=True)
+        for note in untold
+    ]
     if len(all_stories) > narrowing.MOST:
         notes.append(f"{len(all_stories) - narrowing.MOST} more gates are in the table of verdicts only.")
     yield drawn.section(
@@ -91,14 +97,18 @@ def _sections(told: Page, history: History | None) -> Iterable[Section]:
         "How each gate decided",
         "The interval for the whole text after each window, until it lay on one side of the limit. A run looks from 8 "
         "windows on.",
-        narrowing.plots(all_stories[: narrowing.MOST]),
+        [
+            plot
+            for hardware, story in all_stories[: narrowing.MOST]
+            for plot in _of(hardware, narrowing.plots([story]), many)
+        ],
         notes,
     )
     yield drawn.section(
         "layers",
         "What each layer costs",
         "Each layer quantized alone, by its depth: the first block is on the left. The worst are marked.",
-        [plot for _, measurements in found for plot in layers.plots(measurements)],
+        [plot for hardware, measurements in found for plot in _of(hardware, layers.plots(measurements), many)],
     )
     roofs = [rooflines.plots(measurements, hardware) for hardware, measurements in found]
     yield drawn.section(
@@ -122,6 +132,15 @@ def _sections(told: Page, history: History | None) -> Iterable[Section]:
         )
 
 
+def _of(hardware: str, plots: Sequence[Plot], many: bool) -> list[Plot]:
+    """The plots of one run, named after its hardware as the rest of the page names it where there are ``many``."""
+    return [_titled(plot, f"{plot.title}, on {hardware}") if many else plot for plot in plots]
+
+
+def _titled(plot: Plot, title: str) -> Plot:
+    return replace(plot, title=title, table=replace(plot.table, caption=title))
+
+
 class _Drawn:
     """Draws pictures and numbers them, so that no two ids of a page are the same."""
 
@@ -134,8 +153,8 @@ class _Drawn:
         for plot in plots:
             self._count += 1
             self._titles[plot.title] += 1
-            if (again := self._titles[plot.title]) > 1:  # of several runs
-                plot = replace(plot, title=f"{plot.title}, run {again}")
+            if (again := self._titles[plot.title]) > 1:  # of several tests
+                plot = _titled(plot, f"{plot.title} ({again})")
             pictures.append(draw(plot, f"p{self._count}"))
         return Section(name, title, lead, tuple(pictures), tuple(notes))
 

@@ -19,7 +19,9 @@ Record = Mapping[str, Any]
 class Point:
     """One measured speed."""
 
+    model: str
     name: str
+    """The format, with the engine that ran it where there are several."""
     phase: str
     numeric: str
     intensity: float
@@ -43,22 +45,28 @@ class Point:
 
 
 def plots(measurements: Sequence[Record], hardware: str) -> tuple[list[Plot], list[str]]:
-    """The picture, and sentences on what is not known; neither where no speed was measured."""
+    """A picture for each model, and sentences on what is not known; neither where no speed was measured."""
     timed = [record for record in measurements if record["metric"] == "throughput_ratio" and "value" in record]
     if not timed:
         return [], []
     found = points(timed)
     unknown = []
-    drawn = {(point.name, point.phase) for point in found}
-    if lacking := [r for r in timed if (r["format"], shown_metric(r)) not in drawn]:
+    drawn = {(point.model, point.name, point.phase) for point in found}
+    several = _has_several_engines(timed)
+    if lacking := [r for r in timed if (str(r["model"]), _called(r, "format", several), shown_metric(r)) not in drawn]:
         some = ", ".join(dict.fromkeys(f"{r['format']} {shown_metric(r)}" for r in lacking))
         unknown.append(f"No roofline of {some}: the record does not hold the rates of {hardware or 'the device'}.")
-    return ([_plot(found, hardware)] if found else []), unknown
+    models = dict.fromkeys(point.model for point in found)
+    of = f"Roofline of {hardware or 'the device'}"
+    return [
+        _plot([p for p in found if p.model == model], f"{of}: {model}" if len(models) > 1 else of) for model in models
+    ], unknown
 
 
 def points(timed: Sequence[Record]) -> list[Point]:
     """The speeds whose bound and rates are in the record; a reference that several formats were compared with once."""
-    found: dict[tuple[str, str], Point] = {}
+    found: dict[tuple[str, str, str], Point] = {}
+    several = _has_several_engines(timed)
     for record in timed:
         for which, told in sorted((record.get("bounds") or {}).items()):
             if which not in ("format", "reference") or not {"operations", "seconds"} <= told.keys():
@@ -66,7 +74,8 @@ def points(timed: Sequence[Record]) -> list[Point]:
             if "bandwidth" not in told and "peak_operations" not in told:
                 continue
             point = Point(
-                name=str(record[which]),
+                model=str(record["model"]),
+                name=_called(record, which, several),
                 phase=shown_metric(record),
                 numeric=str(told["numeric"]),
                 intensity=float(told["intensity"]),
@@ -77,12 +86,19 @@ def points(timed: Sequence[Record]) -> list[Point]:
                 peak=told.get("peak_operations"),
                 rates=str(told.get("rates", "")),
             )
-            found.setdefault((point.name, point.phase), point)
+            found.setdefault((point.model, point.name, point.phase), point)
     return list(found.values())
 
 
-def _plot(found: Sequence[Point], hardware: str) -> Plot:
-    title = f"Roofline of {hardware}"
+def _has_several_engines(records: Sequence[Record]) -> bool:
+    return len({record["engine"] for record in records}) > 1
+
+
+def _called(record: Record, which: str, several: bool) -> str:
+    return f"{record[which]} on {record['engine']}" if several else str(record[which])
+
+
+def _plot(found: Sequence[Point], title: str) -> Plot:
     best = max(found, key=lambda point: point.share)
     source = " and ".join(sorted({point.rates for point in found if point.rates}))
     told = (

@@ -158,7 +158,7 @@ def _limits(records: Sequence[Record]) -> tuple[tuple[float, ...], bool, tuple[s
     found, elsewhere = set(), set()
     for record in records:
         for name, value in record["limit"].items():
-            if kinds[name].quantity == main:
+            if kinds[name].quantity == main or (kinds[name].quantity == "bound" and record.get("lower_bound")):
                 found.add(float(value))
             elif (metric, name) == ("perplexity_delta", "max_ratio") and is_one:
                 found.add((float(value) - 1.0) * references[0])
