@@ -1,7 +1,8 @@
 """What other reports of a pytest run learn of its gates: JUnit, pytest-html, pytest-json-report.
 
 Each adapter hears the process that keeps the ledger, so that nothing has to travel from the workers of xdist besides
-what they send anyway.
+what they send anyway. An adapter is there from the start, for a suite without gates too: it imports at the
+first gate what it needs to speak of gates.
 """
 
 from __future__ import annotations

@@ -9,9 +9,6 @@ from typing import Any
 
 import pytest
 
-from pytest_quant.report.room import tightest, tightness
-from pytest_quant.report.rows import LOUDEST, verdict
-from pytest_quant.report.standing import named, standing
 from pytest_quant.run import CARRIED, Run
 
 _PLACE = 2
@@ -22,6 +19,10 @@ def columns(records: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     """Verdict and margin of one test, as text; both are empty where it has no gate."""
     if not records:
         return "", ""
+    from pytest_quant.report.room import tightest, tightness
+    from pytest_quant.report.rows import LOUDEST, verdict
+    from pytest_quant.report.standing import named
+
     worst = min(records, key=lambda record: LOUDEST.index(verdict(record)))
     nearest = max(records, key=tightness)
     said = verdict(worst)
@@ -58,5 +59,7 @@ class Html:
     def pytest_html_results_summary(self, prefix: list[str]) -> None:
         run = self._run
         if run.used and (run.ledger.records or run.ledger.skipped or run.troubles):
+            from pytest_quant.report.standing import standing
+
             found = standing(run.record())
             prefix.append(f"<p>Quantization: {found.said}: {escape(found.text)}</p>")

@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from pytest_quant.report.margins import margins
-from pytest_quant.report.naming import shown_metric
 from pytest_quant.run import Run
 
 _NO_XML = re.compile("[^\t\n\r -~\x80-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -36,11 +34,15 @@ def properties(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 def _name(record: Mapping[str, Any]) -> str:
     """Metric and format; of a metric with parameters what the table calls it besides."""
+    from pytest_quant.report.naming import shown_metric
+
     called = f" {shown_metric(record)}" if record.get("parameters") else ""
     return f"quant.{record['metric']}[{record['format']}{called}]"
 
 
 def _told(record: Mapping[str, Any]) -> Iterable[tuple[str, object]]:
+    from pytest_quant.report.margins import margins
+
     yield from ((name, record[name]) for name in ("value", "low", "high", "unit") if name in record)
     yield from ((f"limit.{name}", limit) for name, limit in sorted(record["limit"].items()))
     for margin in margins(record):

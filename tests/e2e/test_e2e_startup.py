@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 
 HEAVY = ("torch", "transformers", "numpy", "pynvml", "safetensors", "bitsandbytes", "accelerate")
 
@@ -53,6 +54,22 @@ def test_collecting_marked_tests_imports_nothing_heavy(pytester):
     arguments = ["--collect-only", "-q", "-p", "no:benchmark", "-p", "no:xdist", "-p", "no:hypothesispytest"]
     result = pytester.runpytest_subprocess(*arguments)
     result.stdout.fnmatch_lines(["*test_marked[[]int8[]]", "*test_marked[[]nf4[]]"])
+    assert json.loads((pytester.path / "found.json").read_text()) == []
+
+
+def test_a_report_of_other_tests_costs_nothing_of_ours(pytester):
+    pytester.makeconftest(
+        """
+        import json, pathlib, sys
+
+        def pytest_unconfigure(config):
+            ours = [name for name in sys.modules if name.startswith(("pytest_quant.report.", "pytest_quant.hardware"))]
+            pathlib.Path("found.json").write_text(json.dumps(ours))
+        """
+    )
+    pytester.makepyfile("def test_plain(): ...")
+    arguments = ["--junitxml=junit.xml", *(["--html=all.html"] if find_spec("pytest_html") else [])]
+    pytester.runpytest_subprocess(*arguments).assert_outcomes(passed=1)
     assert json.loads((pytester.path / "found.json").read_text()) == []
 
 
