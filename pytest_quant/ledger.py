@@ -27,8 +27,7 @@ class Ledger:
     skipped: dict[str, Payload] = field(default_factory=dict)
     passed: set[str] = field(default_factory=set)
     spoilt: set[str] = field(default_factory=set)
-    """Tests of which a subtest failed: pytest counts them as failed, whatever their own report says, and whichever try
-    it was in."""
+    """Tests of which a subtest failed in the last try: pytest counts them as failed, whatever their own report says."""
     failed: dict[str, None] = field(default_factory=dict)
     """Tests that make the run red, for a gate or for anything else; an expected failure is none."""
     unexpected: set[str] = field(default_factory=set)
@@ -76,6 +75,10 @@ class Ledger:
         """One of the test's subtests failed."""
         self.spoilt.add(test)
         self.failed[test] = None
+
+    def note_retry(self, test: str) -> None:
+        """The test is run again, and its subtests with it."""
+        self.spoilt.discard(test)
 
     def note_failure(self, test: str) -> None:
         """The test failed after its gates, in its teardown say."""

@@ -187,7 +187,10 @@ class Run:
             if carried is not None and report.failed:
                 self.ledger.note_subtest(report.nodeid)
             return
-        if carried is None or str(report.outcome) == "rerun":  # which is what pytest-rerunfailures makes it
+        if str(report.outcome) == "rerun":  # which is what pytest-rerunfailures makes it
+            self.ledger.note_retry(report.nodeid)
+            return
+        if carried is None:
             return
         unexpected = report.failed and str(report.longrepr).startswith(_XPASS)
         self.ledger.note_end(report.nodeid, failed=report.failed, unexpected=unexpected)

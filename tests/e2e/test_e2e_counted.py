@@ -54,6 +54,22 @@ def test_a_failed_subtest_is_red_and_becomes_no_baseline(project, workers):
     assert [entry["recorded"]["test"] for entry in project.entries] == ["test_quant.py::test_sound[int8]"]
 
 
+@pytest.mark.skipif(not hasattr(pytest, "Subtests"), reason="this pytest has no subtests")
+def test_a_subtest_that_fails_in_a_try_that_is_repeated_counts_as_little_as_the_try(project):
+    pytest.importorskip("pytest_rerunfailures")
+    project.test(
+        SUBTESTS.replace("assert 0", "tries.append(1)\n        assert len(tries) > 1\n").replace(
+            "import pytest\n", "import pytest\n\ntries = []\n", 1
+        )
+    )
+    result = project.gate(*REPORTS, "--reruns=1")
+    assert result.ret == 0
+    record, headline = reports(project)
+    assert record["failed"] == []
+    assert headline == "### ✅ Quantization: green"
+    assert len(project.entries) == 1  # two tests of one question
+
+
 @pytest.mark.parametrize("arguments", [["--continue-on-collection-errors"], [], ["-n", "2"]])
 def test_a_file_that_cannot_be_collected_is_red(project, arguments):
     if "-n" in arguments:
