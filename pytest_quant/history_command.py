@@ -58,7 +58,7 @@ def run(told: argparse.Namespace) -> int:
     """Read the folder, print its series and return the exit code."""
     from pytest_quant.history.reading import read
     from pytest_quant.report import history as report
-    from pytest_quant.report.html.escaping import visible
+    from pytest_quant.visible import visible
 
     found = read(expanded(told.place), told.since, everything=told.all)
     for sentence in found.damaged:

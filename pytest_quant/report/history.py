@@ -15,8 +15,8 @@ from pytest_quant.counting import counted
 from pytest_quant.history.changes import NOT_JUDGED, OUTLIER, YOUNG
 from pytest_quant.history.series import Point, Series
 from pytest_quant.report.columns import aligned
-from pytest_quant.report.html.escaping import visible
 from pytest_quant.sizes import shown_bytes
+from pytest_quant.visible import visible
 
 _WIDTH = 80
 _HEADERS = ("format", "metric", "runs", "first", "last", "trend", "state")

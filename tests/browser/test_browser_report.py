@@ -7,7 +7,7 @@ import shutil
 import pytest
 from run_records import HOSTILE, empty, failing, history, hostile, recorded
 
-from pytest_quant.report.html.escaping import visible as visible_text
+from pytest_quant.visible import visible as visible_text
 
 pytest.importorskip("altair")
 pytest.importorskip("vl_convert")

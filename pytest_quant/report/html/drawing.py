@@ -14,7 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from pytest_quant.errors import QuantError
-from pytest_quant.report.html.escaping import all_visible, visible
+from pytest_quant.visible import all_visible, visible
 
 SVG = "http://www.w3.org/2000/svg"
 INK, FAINT, GRID, ACCENT, BAD, ALLOWED = (

@@ -15,9 +15,9 @@ from pytest_quant import __version__, atomic
 from pytest_quant.history.series import History
 from pytest_quant.report.html import layers, narrowing, rooflines, timeline, tradeoff, view
 from pytest_quant.report.html.drawing import Picture, Plot, draw
-from pytest_quant.report.html.escaping import visible
 from pytest_quant.report.html.told import PROOF_HEADERS, Page
 from pytest_quant.report.standing import is_broken
+from pytest_quant.visible import visible
 
 Record = Mapping[str, Any]
 
