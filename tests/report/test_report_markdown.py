@@ -18,7 +18,7 @@ from pytest_quant.report.room import room
 from pytest_quant.report.standing import standing
 from pytest_quant.report.step_summary import MOST, append
 from pytest_quant.run import CARRIED
-from pytest_quant.visible import visible
+from pytest_quant.visible import visible as seen
 
 markdown_it = pytest.importorskip("markdown_it")
 
@@ -149,7 +149,7 @@ def test_nothing_outside_code_is_left_for_github_to_link(text):
 
 def test_what_cannot_be_seen_is_made_visible_as_on_the_page():
     hidden = "a\u202eb\x00c\ud800d\u200be\ufefff"
-    assert prose(hidden) == f"`{visible(hidden)}`" == r"`a\u202eb\u0000c\ud800d\u200be\ufefff`"
+    assert prose(hidden) == f"`{seen(hidden)}`" == r"`a\u202eb\u0000c\ud800d\u200be\ufefff`"
     assert prose("a\r\nb\tc") == "a b c"
     assert code("\n") == "`(empty)`"
 
