@@ -35,7 +35,7 @@ def test_mistaken(quant_model): ...
         ("cost_ratio(max=1, price=-1)", "*cost_ratio(price=-1): must be dollars an hour, a number above 0*"),
         ("cost_ratio(price=2)", "*needs a limit: max=... or max_usd=...*"),
         ('memory_budget(max_gb=1, of="ram")', "*must be one of 'weights', 'activations', 'peak', 'kv_cache'*"),
-        ('quant(formats=["nf5"])', "*unknown format 'nf5'; did you mean nf4?; the formats are fp32, bf16*"),
+        ('quant(formats=["nf5"])', "*unknown format 'nf5'; did you mean nf4? The formats are fp32, bf16*"),
         ('quant(formats="int8")', "*must be a list of format names*"),
         ("quant(formats=[])", "*tests nothing*"),
         ('quant(reference="int8")\n@pytest.mark.perplexity_delta(max=1)', "*is a quantized format; use fp32*"),
@@ -109,6 +109,8 @@ def test_a_marker_on_unittest(project):
             "*--quant-accept: there is no condition 'noise'; there are other-process, *workers*",
         ),
         ("--quant-device=NVIDIA L4", "*--quant-device goes with --quant-plan*"),
+        ("--quant-corpus=nowhere.txt", "*--quant-corpus: unknown corpus 'nowhere.txt': neither 'python-docs' nor*"),
+        ("--quant-matrix=nowhere.toml", "*--quant-matrix: nowhere.toml: cannot be read*"),
     ],
 )
 def test_in_an_option(project, option, said):
@@ -195,10 +197,8 @@ def test_what_cannot_be_asked_of_speed_is_one_error_without_a_traceback(project,
     "option, said",
     [
         ("--quant-model=no/such-model", "*'no/such-model' cannot be loaded as int8:*"),
-        ("--quant-corpus=nowhere.txt", "*unknown corpus 'nowhere.txt': neither 'python-docs' nor*"),
         ("--quant-protocol=gptq-1024", "*use a longer text or a shorter window*"),
         ("--quant-protocol=gptq-520", "*do not fit the model's 512 positions*--quant-protocol=gptq-512*"),
-        ("--quant-matrix=nowhere.toml", "*nowhere.toml*"),
     ],
 )
 def test_what_cannot_be_had_is_one_error_without_a_traceback(project, option, said):
