@@ -188,8 +188,8 @@ def test_an_update_that_deletes_what_died_before_its_gate(project, run):
 
 def test_exit_codes_that_are_added_up(project, run):
     """A failing test, a format that was required and never measured, and a file that cannot be written: still 1."""
-    project.test(TWO.replace("max_ratio=3.0", "max=0.0"))
-    (project.path / "quant-baselines").write_text("in the way")
+    in_the_way = "\n\ndef test_late(): __import__('pathlib').Path('quant-baselines').write_text('in the way')\n"
+    project.test(TWO.replace("max_ratio=3.0", "max=0.0") + in_the_way)
     result = project.gate("--quant-require=fp4", "--quant-json=quant-baselines/run.json")
     assert result.ret == RED
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
