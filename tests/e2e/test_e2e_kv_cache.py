@@ -138,8 +138,8 @@ def test_windows_too_short_to_read_the_cache_are_an_error(kept):
 
 def test_a_cache_format_is_no_reference(kept):
     result = kept.gate("--quant-formats=nf4", "--quant-reference=fp32+kv-int4-g32")
-    assert result.ret != 0
-    result.stdout.fnmatch_lines(["*is a quantized format; use fp32, bf16 or fp16*"])
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--quant-reference: *is a quantized format; use fp16, bf16 or fp32*"])
 
 
 def test_the_reference_keeps_its_own_cache(kept):
