@@ -136,7 +136,7 @@ class Ledger:
             path = baseline.path_for(root, self.hardware["key"], model)
             merged = baseline.merge(baseline.read(path), _identity_of(self.hardware), model, entries)
             if baseline.write(path, merged):
-                lines.append(f"{counted(len(entries), 'measurement')} recorded in {_relative(path)}")
+                lines.append(f"{counted(len(entries), 'measurement')} recorded in {relative(path)}")
         return lines
 
     def prune(self, root: Path, known_tests: Collection[str], whole_files: Collection[str]) -> list[str]:
@@ -163,7 +163,7 @@ class Ledger:
             gone = len(file.entries) - len(pruned.entries)
             if gone:
                 baseline.write(path, pruned)
-                lines.append(f"{counted(gone, 'measurement')} pruned from {_relative(path)}")
+                lines.append(f"{counted(gone, 'measurement')} pruned from {relative(path)}")
         return lines
 
 
@@ -191,6 +191,7 @@ def _identity_of(hardware: Mapping[str, Any]) -> dict[str, Any]:
     return {name: hardware[name] for name in ("key", "name", "count", "architecture")}
 
 
-def _relative(path: Path) -> str:
+def relative(path: Path) -> str:
+    """A path as messages name it: from the working directory where it lies below that."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quant.errors import QuantError
+from pytest_quant.ledger import relative
 from pytest_quant.options import Options
 
 Record = dict[str, Any]
@@ -73,7 +74,7 @@ def _history(place: Path, record: Record) -> list[str]:
     from pytest_quant.history.store import keep
 
     kept = keep(place, record)
-    return [] if kept is None else [f"kept in the history as {kept}"]
+    return [] if kept is None else [f"kept in the history as {relative(kept)}"]
 
 
 def _json(place: Path, record: Record) -> list[str]:
@@ -89,7 +90,7 @@ def _report(history: Path | None, place: Path, record: Record) -> list[str]:
 
     is_there = history is not None and history.is_dir()  # not before the first run that measured something
     page.write(place, [record], read(history) if history is not None and is_there else None)
-    return [f"report: {place}"]
+    return [f"report: {relative(place)}"]
 
 
 def _markdown(place: Path, record: Record) -> list[str]:

@@ -152,7 +152,7 @@ def _broken(record: Record) -> Broken:
     said += [f"measured while {each['text']}" for each in record.get("conditions", ())]
     found = record.get("baseline") or {}
     if found.get("reason") and not (record["verdict"] == "failed" and found["verdict"] == "missing"):
-        said.append(f"against the baseline: {found['reason']}")
+        said.append(found["reason"])
     told = record.get("explanation") or {}
     steps = tuple(map(str, told.get("next", ())))
     lines = explanation.lines({name: value for name, value in told.items() if name != "next"}) if told else None
