@@ -241,3 +241,14 @@ def test_hostile_names_are_text_in_a_drawing():
         root = ElementTree.fromstring(draw(plot, "p").svg)
         assert not [each for each in root.iter() if each.tag.endswith(("img", "script"))]
         assert HOSTILE[:30] in "".join(root.itertext())
+
+
+def test_where_formats_have_limits_of_their_own_no_region_is_tinted():
+    records = recorded()["measurements"]
+    strict = next(each for each in records if (each["metric"], each["format"]) == ("perplexity_delta", "int8"))
+    before = tradeoff.plots(records, [False] * len(records))[0]
+    assert "var(--allowed)" in str(before.chart.to_dict(validate=False))
+    strict["limit"] = {"max": 1.0}
+    after = tradeoff.plots(records, [False] * len(records))[0]
+    assert "var(--allowed)" not in str(after.chart.to_dict(validate=False))
+    assert "limits of their own, so no region is tinted" in after.description

@@ -204,9 +204,16 @@ def _plot(model: str, x: Side, y: Side, points: Sequence[Point]) -> Plot:
         told += f" Not drawn, since they are on something else: {elsewhere}. So no region is tinted."
     elif not limits:
         told += " No limit is set on either."
+    elif _differ(x, y):
+        told += " Tests and formats have limits of their own, so no region is tinted."
     if any(p.x.is_open or p.y.is_open for p in points):
         told += " An arrow at the edge stands for an end that is not bounded."
     return Plot(title, told, _chart(x, y, points), Table(title, headers, rows))
+
+
+def _differ(x: Side, y: Side) -> bool:
+    """Whether a side has several limits: then none of them need be one for every format."""
+    return len(x.limits) > 1 or len(y.limits) > 1
 
 
 def _said(side: Side) -> str:
@@ -303,7 +310,7 @@ def _budget(alt: Any, x: Side, y: Side, x_domain: tuple[float, float], y_domain:
     left, right = _kept(x, x_domain)
     bottom, top = _kept(y, y_domain)
     box = values([{"x": left, "x2": right, "y": bottom, "y2": top}])
-    if left < right and bottom < top and not (x.elsewhere or y.elsewhere):
+    if left < right and bottom < top and not (x.elsewhere or y.elsewhere or _differ(x, y)):
         yield alt.Chart(box).mark_rect(color=ALLOWED).encode(x="x:Q", x2="x2:Q", y="y:Q", y2="y2:Q")
     for limit in x.limits:
         yield alt.Chart(values([{"x": limit}])).mark_rule(color=BAD, strokeDash=[5, 4]).encode(x="x:Q")
